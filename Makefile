@@ -1,0 +1,28 @@
+# make demo: train a GPT on tales and read what it writes.     make test: everything that CI runs.
+PYTHON ?= python3
+CONSTRAINTS ?= -c constraints.txt
+BIN := .venv/bin
+
+.PHONY: demo test env clean
+
+.venv/demo: settings.ini setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable . $(CONSTRAINTS)
+	touch $@
+
+.venv/dev: .venv/demo
+	$(BIN)/pip install --quiet --editable '.[dev]' $(CONSTRAINTS)
+	touch $@
+
+env: .venv/dev
+
+demo: .venv/demo
+	$(BIN)/nanogpt demo
+
+test: env
+	$(BIN)/python scripts/check.py
+	$(BIN)/nbdev-test --n_workers 2 --timing
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,32 @@
+"""Reads the package's metadata from settings.ini, its one home."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="])
+config.read(here / "settings.ini", encoding="utf-8")
+cfg = config["DEFAULT"]
+
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("hf", "log", "course")}
+extras["dev"] = [*cfg["dev_requirements"].split(), *(need for needs in extras.values() for need in needs)]
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=cfg["keywords"],
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    license=cfg["license"],
+    url=f"https://github.com/{cfg['user']}/{cfg['repo']}",
+    classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Education", "Intended Audience :: Developers"],
+    packages=find_packages(include=["nanogpt", "nanogpt.*"]),
+    python_requires=f">={cfg['min_python']}",
+    install_requires=cfg["requirements"].split(),
+    extras_require=extras,
+    entry_points={"console_scripts": cfg["console_scripts"].splitlines()},
+)

@@ -1,0 +1,47 @@
+"""What more than one test needs: a tiny run, and the command line in a process of its own."""
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import hypothesis
+import pytest
+
+from nanogpt.corpus import tales
+from nanogpt.data import prepare
+from nanogpt.tokenizer import CharTokenizer
+from nanogpt.train import TrainConfig
+
+TINY = TrainConfig(
+    block_size=32, n_layer=2, n_head=2, n_embd=16, batch_size=4, max_iters=20, warmup_iters=2, eval_interval=5, eval_iters=2,
+    dropout=0.1, device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tmp_path) -> TrainConfig:
+    "A run of seconds on a few tales, in a folder of its own."
+    corpus = tales(count=60)
+    prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), tmp_path / "data")
+    return replace(TINY, data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "out"))
+
+
+@pytest.fixture
+def nanogpt(tmp_path):
+    "Run the `nanogpt` command in an empty folder; returns the finished process with its output as text."
+
+    def run(*args, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", "import sys; from nanogpt.cli import main; sys.exit(main())", *map(str, args)]
+        environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options)
+
+    return run
+
+
+TINY_FLAGS = [
+    flag for name in ("block_size", "n_layer", "n_head", "n_embd", "batch_size", "max_iters", "warmup_iters", "eval_interval", "eval_iters")
+    for flag in (f"--{name.replace('_', '-')}", str(getattr(TINY, name)))
+]  # fmt: skip
+
+hypothesis.settings.register_profile("nanogpt", deadline=None)  # a shared machine may pause; no test judges time
+hypothesis.settings.load_profile("nanogpt")

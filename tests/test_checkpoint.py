@@ -1,0 +1,113 @@
+"""Checkpoints are whole or absent, hold data only, and belong to one tokenizer."""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nanogpt.checkpoint import check_tokenizer, load_checkpoint, model_from_checkpoint, save_checkpoint, tokenizer_from_checkpoint
+from nanogpt.files import atomic_write
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
+from nanogpt.train import TrainConfig, checkpoint_of, start_run, train
+
+
+@pytest.fixture
+def checkpoint(tiny) -> dict:
+    return checkpoint_of(start_run(tiny))
+
+
+def test_round_trip_gives_identical_tensors(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "c.pt", checkpoint)
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert loaded.keys() == checkpoint.keys()
+    assert {"model", "optimizer", "model_args", "iter_num", "best_val_loss", "config"} <= loaded.keys()
+    assert all(torch.equal(loaded["model"][name], tensor) for name, tensor in checkpoint["model"].items())
+    compiled = loaded | {"model": {f"_orig_mod.{name}": tensor for name, tensor in loaded["model"].items()}}
+    assert torch.equal(model_from_checkpoint(compiled).lm_head.weight, checkpoint["model"]["lm_head.weight"])
+
+
+def test_truncation_is_named_at_every_length(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "c.pt", checkpoint)
+    whole = (tmp_path / "c.pt").read_bytes()
+    for length in [0, 1, 10, 1000, *range(5000, len(whole), len(whole) // 15), len(whole) - 1]:
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="cut.pt") as caught:
+            load_checkpoint(tmp_path / "cut.pt")
+        assert "\n" not in str(caught.value)
+
+
+class Intruder:
+    def __reduce__(self):
+        return (os.mkdir, ("intruded",))
+
+
+def test_no_code_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {}, "model_args": Intruder()}, "c.pt")
+    with pytest.raises(ValueError, match="something other than tensors and plain values"):
+        load_checkpoint("c.pt")
+    assert not os.path.exists("intruded")
+
+
+def test_other_files_are_named(tmp_path, checkpoint):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "absent.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path / "list.pt")
+    checkpoint["model_args"]["n_embd"] = 32
+    with pytest.raises(ValueError, match="do not fit its model_args.*wte") as caught:
+        model_from_checkpoint(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_tokenizer_is_named(checkpoint):
+    check_tokenizer(checkpoint, tokenizer_from_checkpoint(checkpoint))
+    for other in (ByteTokenizer(), CharTokenizer("ab")):
+        with pytest.raises(ValueError, match="trained with another tokenizer"):
+            check_tokenizer(checkpoint, other)
+    del checkpoint["tokenizer"]
+    with pytest.raises(ValueError, match="does not say which tokenizer"):
+        tokenizer_from_checkpoint(checkpoint)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from nanogpt.checkpoint import load_checkpoint, save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = sys.argv[1]
+checkpoint = load_checkpoint(path)
+checkpoint["iter_num"] = 999
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+save_checkpoint(path, checkpoint)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
+def test_no_space_keeps_the_old_checkpoint(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "c.pt", checkpoint)
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path / "c.pt"], capture_output=True, encoding="utf-8")
+    assert done.returncode != 0 and "no room" in done.stderr
+    assert load_checkpoint(tmp_path / "c.pt")["iter_num"] == 0
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == []
+
+
+def test_atomic_write_survives_an_interrupt(tmp_path):
+    path = tmp_path / "a" / "f.txt"
+    with atomic_write(path) as file:
+        file.write("é\n")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
+        file.write("half")
+        file.flush()
+        raise KeyboardInterrupt
+    assert path.read_bytes() == "é\n".encode() and os.listdir(path.parent) == ["f.txt"]
+
+
+def test_a_checkpoint_of_another_shape_is_not_resumed(tiny):
+    from dataclasses import replace
+
+    train(tiny, progress=False)
+    with pytest.raises(ValueError, match="n_embd is 16 there and 32 here"):
+        train(replace(tiny, n_embd=32, init_from="resume"), progress=False)
+    assert isinstance(tiny, TrainConfig)

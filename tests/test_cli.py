@@ -1,0 +1,132 @@
+"""The command line: what it does, and what it says when it can't."""
+import json
+import re
+
+import pytest
+from conftest import TINY_FLAGS
+
+from nanogpt.cli import COMMANDS, main
+
+OFFLINE = {"NANOGPT_CACHE": "absent", "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def trained(nanogpt, tmp_path):
+    "A tiny run on a text file, made by the command itself."
+    (tmp_path / "text.txt").write_text("Once there was a small text about a small model. " * 60, encoding="utf-8")
+    done = nanogpt("train", "demo", "--corpus", "text.txt", "--no-aligned", "--out-dir", "run", *TINY_FLAGS)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def failure(done) -> str:
+    "The one line that a failed command prints."
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(lines) == 1 and lines[0].startswith("nanogpt: error: ")
+    return lines[0]
+
+
+def test_help(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0 and f"nanogpt {command}" in capsys.readouterr().out
+
+
+def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
+    assert re.search(r"4 windows × 32 context × 1 accumulation × 1 rank = 128", trained.stdout)
+    assert (tmp_path / "run" / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+    text = nanogpt("sample", "run", "--prompt", "Once", "--num-samples", 2, "--max-new-tokens", 40)
+    assert text.returncode == 0 and text.stdout.count("Once") >= 2
+    assert nanogpt("sample", "run", "--prompt", "Once", "--num-samples", 2, "--max-new-tokens", 40).stdout == text.stdout, "same seed"
+    assert nanogpt("sample", "run", "--seed", 2).stdout != nanogpt("sample", "run").stdout
+
+    printed = nanogpt("eval", "run").stdout
+    assert "nats/token" in printed and "nats/char" in printed
+    best = min(json.loads(line)["val_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert abs(float(re.search(r"val loss ([\d.]+)", printed)[1]) - best) < 0.2, "a few batches against the whole split"
+    assert "parameters" in nanogpt("info", "run").stdout
+    assert "checksum right" in nanogpt("info", "data/text-char").stdout
+    assert "presets" in nanogpt("info").stdout
+
+
+def test_resume_from_the_command_line(trained, nanogpt):
+    done = nanogpt("train", "demo", "--corpus", "text.txt", "--no-aligned", "--out-dir", "run", *TINY_FLAGS, "--init-from", "resume", "--max-iters", 30)
+    assert done.returncode == 0 and "iter     30" in done.stdout
+
+
+def test_demo_in_short(nanogpt, tmp_path):
+    done = nanogpt("demo", "--max-iters", 3, "--num-samples", 4)
+    assert done.returncode == 0, done.stderr
+    for words in ("final validation loss", "floor (exact entropy)", "well-formed tales", "consistent tales", "Three tales"):
+        assert words in done.stdout
+    assert nanogpt("demo", "--max-iters", 2, "--num-samples", 4).returncode == 0, "the demo may be run again"
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train"], "name a preset: demo"),
+        (["train", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'?"),
+        (["train", "gpt2-124m"], "no data at data/openwebtext"),
+        (["train", "demo", "--n-embd", "130"], "n_embd must be a multiple of n_head"),
+        (["train", "demo", "--n-layer", "0"], "n_layer must be a positive"),
+        (["train", "demo", "--n-head", "-4"], "n_head must be a positive"),
+        (["train", "demo", "--init-from", "resume"], "no checkpoint at"),
+        (["prepare", "absent.txt"], "unknown corpus 'absent.txt'"),
+        (["prepare", "empty.txt"], "the file is empty"),
+        (["prepare", "latin.txt"], "is not UTF-8: byte 2 is 0xe9"),
+        (["prepare", "short.txt", "--tokenizer", "chra"], "unknown tokenizer 'chra'"),
+        (["train", "demo", "--corpus", "short.txt"], "fewer than block_size"),
+        (["sample", "absent"], "no checkpoint at absent"),
+        (["sample", "short.txt"], "short.txt"),
+        (["eval", "absent"], "no checkpoint at"),
+        (["info", "absent"], "no checkpoint at"),
+    ],
+)
+def test_errors_are_one_line(args, message, nanogpt, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("too short to train on", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1").replace(b"c", b""))
+    assert message in failure(nanogpt(*args))
+
+
+def test_offline_download_is_one_line(nanogpt):
+    line = failure(nanogpt("prepare", "shakespeare", env=OFFLINE))
+    assert "could not be downloaded" in line and "tinyshakespeare.txt" in line
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--temperature", "-1"], "temperature must be 0 (greedy) or positive, got -1.0"),
+        (["--temperature", "nan"], "temperature must be 0 (greedy) or positive, got nan"),
+        (["--top-k", "0"], "top_k must be at least 1"),
+        (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
+        (["--num-samples", "0"], "num_samples must be at least 1"),
+        (["--prompt", "über"], "not in the vocabulary of this CharTokenizer: 'ü'"),
+        (["--device", "cuda:9"], "device 'cuda:9' cannot be used here"),
+    ],
+)
+def test_sampling_errors_are_one_line(args, message, trained, nanogpt):
+    assert message in failure(nanogpt("sample", "run", *args))
+
+
+def test_a_cut_checkpoint_is_named(trained, nanogpt, tmp_path):
+    path = tmp_path / "run" / "best.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "damaged or cut short" in failure(nanogpt("sample", "run"))
+
+
+def test_unknown_flag_suggests(nanogpt):
+    done = nanogpt("train", "demo", "--lerning-rate", "1")
+    assert done.returncode == 2 and "--learning-rate" in done.stdout + done.stderr

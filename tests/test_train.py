@@ -1,0 +1,206 @@
+"""Runs that stop and go on, and steps that are what they claim to be."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt.checkpoint import load_checkpoint
+from nanogpt.corpus import tales
+from nanogpt.data import TokenDataset, all_batches, prepare
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
+from nanogpt.train import PRESETS, TrainConfig, evaluate, get_preset, load_data, pick_device, pick_dtype, read_metrics, start_run, train, train_step
+
+RUN = "import json, sys; from nanogpt.train import TrainConfig, train; train(TrainConfig(**json.loads(sys.argv[1])), progress=False)"
+
+
+def start(config: TrainConfig, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(asdict(config))], env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+
+
+def wait_for(config: TrainConfig, iteration: int, process: subprocess.Popen):
+    "Wait until the metrics file shows an iteration."
+    path = Path(config.out_dir) / "metrics.jsonl"
+    while not path.exists() or read_metrics(path)[-1]["iter"] < iteration:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_goes_on_bit_for_bit(tiny, how, tmp_path):
+    "With dropout, so that torch's generator matters; killed between checkpoints, so that steps are repeated."
+    config = replace(tiny, max_iters=300, eval_interval=20)
+    whole = start(replace(config, out_dir=str(tmp_path / "whole")))
+    stopped = start(config)
+    wait_for(config, 40, stopped)
+    stopped.send_signal(how)
+    assert stopped.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+    assert load_checkpoint(Path(config.out_dir) / "ckpt.pt")["iter_num"] < 300
+    assert start(replace(config, init_from="resume")).wait(120) == 0 and whole.wait(120) == 0
+    ours, theirs = (load_checkpoint(folder / "ckpt.pt") for folder in (Path(config.out_dir), tmp_path / "whole"))
+    assert ours["iter_num"] == theirs["iter_num"] == 300
+    for name, tensor in theirs["model"].items():
+        assert torch.equal(ours["model"][name], tensor), name
+    assert torch.equal(ours["rng"]["sampler"], theirs["rng"]["sampler"])
+    kept = ("iter", "train_loss", "val_loss", "lr", "tokens")
+    rows = [[{key: row[key] for key in kept} for row in read_metrics(folder)] for folder in (config.out_dir, tmp_path / "whole")]
+    assert rows[0] == rows[1], "the metrics of the stopped run have no gap and nothing twice"
+
+
+def test_a_seed_gives_the_same_run_and_leaves_torchs_generator_alone(tiny, tmp_path):
+    state = torch.get_rng_state()
+    one = train(tiny, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    same = train(replace(tiny, out_dir=str(tmp_path / "same")), progress=False)
+    other = train(replace(tiny, out_dir=str(tmp_path / "other"), seed=2), progress=False)
+    assert torch.equal(one.model.lm_head.weight, same.model.lm_head.weight)
+    assert not torch.equal(one.model.lm_head.weight, other.model.lm_head.weight)
+
+
+def test_accumulation_equals_one_large_batch(tiny):
+    "Float64 would be exact to 1e-12; float32 sums in another order, so 1e-5 on weights of size 0.02."
+    small = start_run(replace(tiny, dropout=0.0, batch_size=2, gradient_accumulation_steps=4, grad_clip=0.0))
+    large = start_run(replace(tiny, dropout=0.0, batch_size=8, gradient_accumulation_steps=1, grad_clip=0.0))
+    small.model.double(), large.model.double()
+    assert small.tokens_per_iter == large.tokens_per_iter
+    losses = [(train_step(small), train_step(large)) for _ in range(5)]
+    assert all(math.isclose(a, b, abs_tol=1e-9) for a, b in losses), "the sampler deals the same windows either way"
+
+
+def test_evaluation_is_in_eval_mode_and_restores_the_mode(tiny):
+    run = start_run(replace(tiny, dropout=0.5))
+    seen = []
+    run.model.register_forward_hook(lambda model, *_: seen.append((model.training, torch.is_grad_enabled())))
+    batches = list(all_batches(run.val_data, 8, tiny.block_size))
+    for mode in (True, False):
+        run.model.train(mode)
+        losses = {evaluate(run.model, batches) for _ in range(2)}
+        assert len(losses) == 1, "no dropout, so no luck"
+        assert run.model.training is mode
+    assert set(seen) == {(False, False)}
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(run.model, [])
+
+
+def test_validation_loss_does_not_depend_on_the_batch_size(tiny):
+    run = start_run(tiny)
+    losses = [evaluate(run.model, all_batches(run.val_data, batch_size, tiny.block_size)) for batch_size in (1, 3, 64)]
+    assert max(losses) - min(losses) < 1e-6, "float32 sums in another order"
+
+
+def test_what_a_run_leaves(tiny):
+    result = train(tiny, on_eval=lambda run: {"extra": run.iter_num}, progress=False)
+    out = Path(tiny.out_dir)
+    assert {path.name for path in out.iterdir()} == {"ckpt.pt", "best.pt", "metrics.jsonl", "config.json", "tokenizer.json"}
+    rows = read_metrics(out)
+    assert rows == result.metrics and [row["iter"] for row in rows] == [0, 5, 10, 15, 20]
+    assert {"iter", "train_loss", "val_loss", "lr", "tokens", "seconds", "tokens_per_s", "excess", "extra"} <= rows[-1].keys()
+    assert load_checkpoint(out / "best.pt")["best_val_loss"] == result.best_val_loss == min(row["val_loss"] for row in rows)
+    assert TrainConfig(**json.loads((out / "config.json").read_text(encoding="utf-8"))) == tiny
+    with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"iter": 25, "val')
+    assert read_metrics(out) == rows, "a line cut short by a crash is left out"
+
+
+def test_a_run_is_never_overwritten_unasked(tiny):
+    train(tiny, progress=False)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(tiny, progress=False)
+    train(replace(tiny, overwrite=True), progress=False)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny):
+    with pytest.raises(ValueError, match="the loss is (nan|inf) at iteration .*lower learning_rate"):
+        train(replace(tiny, learning_rate=1e30, grad_clip=0.0, max_iters=50), progress=False)
+
+
+def test_data_of_another_tokenizer_is_refused(tiny, tmp_path):
+    train(tiny, progress=False)
+    prepare(tales(60), ByteTokenizer(), tmp_path / "bytes")
+    with pytest.raises(ValueError, match="trained with another tokenizer"):
+        train(replace(tiny, data_dir=str(tmp_path / "bytes"), init_from="resume"), progress=False)
+    ByteTokenizer().save(tmp_path / "data" / "tokenizer.json")
+    with pytest.raises(ValueError, match="prepared with another tokenizer"):
+        load_data(tiny)
+
+
+def test_raw_nanogpt_data_is_read(tiny, tmp_path):
+    import numpy as np
+
+    (tmp_path / "raw").mkdir()
+    for split in ("train", "val"):
+        np.arange(300, dtype=np.uint16).__mod__(256).tofile(tmp_path / "raw" / f"{split}.bin")
+    result = train(replace(tiny, data_dir=str(tmp_path / "raw"), tokenizer="byte"), progress=False)
+    assert result.floor is None and result.model.config.vocab_size == 257
+    np.full(300, 300, dtype=np.uint16).tofile(tmp_path / "raw" / "train.bin")
+    with pytest.raises(ValueError, match="holds id 300, but the vocabulary has 257 ids"):
+        load_data(replace(tiny, data_dir=str(tmp_path / "raw"), tokenizer="byte"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"max_iters": -1}, "max_iters must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must not be negative"),
+        ({"learning_rate": float("nan")}, "learning_rate must not be negative"),
+        ({"init_from": "resmue"}, "init_from must be one of scratch, resume, got 'resmue'"),
+        ({"dtype": "float8"}, "dtype must be one of"),
+        ({"n_embd": 15}, "n_embd must be a multiple of n_head"),
+        ({"n_layer": 0}, "n_layer must be a positive"),
+    ],
+)
+def test_bad_configurations_are_named(tiny, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(tiny, **change)
+
+
+def test_short_corpus_is_named(tiny):
+    with pytest.raises(ValueError, match="fewer than block_size"):
+        train(replace(tiny, block_size=100_000), progress=False)
+
+
+def test_unknown_preset_suggests(monkeypatch):
+    with pytest.raises(ValueError, match="unknown preset 'shakespear-char'; did you mean 'shakespeare-char'"):
+        get_preset("shakespear-char")
+    get_preset("demo").max_iters = 1
+    assert PRESETS["demo"].max_iters > 1, "a preset is handed out as a copy"
+
+
+def test_devices_and_dtypes(monkeypatch):
+    with pytest.raises(ValueError, match="cannot be used here"):
+        pick_device("cuda:77")
+    assert pick_dtype(torch.device("cpu")) == torch.float32 and pick_dtype(torch.device("cpu"), "bfloat16") == torch.bfloat16
+    for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert pick_dtype(torch.device("cuda")) == dtype
+
+
+def test_torchrun_is_refused_until_it_is_supported(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="trains in one process"):
+        train(tiny, progress=False)
+
+
+def test_bfloat16_on_cpu_trains(tiny):
+    result = train(replace(tiny, dtype="bfloat16"), progress=False)
+    assert result.metrics[-1]["val_loss"] < result.metrics[0]["val_loss"]
+    assert result.model.lm_head.weight.dtype == torch.float32
+
+
+def test_prepared_on_demand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("abc " * 200, encoding="utf-8")
+    train_data, val_data, tokenizer = load_data(TrainConfig(corpus="mine.txt"))
+    assert train_data.path == Path("data/mine-char/train.bin") and tokenizer == tokenizer and isinstance(tokenizer, CharTokenizer)
+    assert isinstance(val_data, TokenDataset)
+    with pytest.raises(FileNotFoundError, match="nanogpt prepare"):
+        load_data(get_preset("gpt2-124m"))
