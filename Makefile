@@ -21,8 +21,8 @@ demo: .venv/demo
 
 test: env
 	$(BIN)/python scripts/check.py
-	$(BIN)/nbdev-test --n_workers 2 --timing
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 clean:
 	rm -rf .venv build *.egg-info

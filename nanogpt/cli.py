@@ -62,7 +62,7 @@ def demo(
     print(f"curves                 {plot_run(result.metrics, result.floor, result.out_dir)}")
     return 130 if result.interrupted else 0
 
-
+# %% ../nbs/tools/cli.ipynb #fafe44a0
 def score_tales_run(run: Run) -> dict[str, float]:
     "For `train(on_eval=...)`: the shares of well-formed and consistent tales among 32 samples."
     return score_samples(run.model, run.tokenizer, num_samples=32, seed=run.iter_num)
@@ -84,7 +84,7 @@ def plot_run(
         axes[0].figure.savefig(file, format="png", dpi=100)
     return path
 
-# %% ../nbs/tools/cli.ipynb #fafe44a0
+# %% ../nbs/tools/cli.ipynb #dcbb262c
 def train(args: list[str]) -> int:
     "Train a preset: `nanogpt train PRESET --learning-rate 3e-4 …`; every field of TrainConfig is a flag."
     name = next((arg for arg in args if not arg.startswith("-")), None) if args and not args[0].startswith("-") else None
@@ -101,7 +101,7 @@ def train(args: list[str]) -> int:
     plot_run(result.metrics, result.floor, result.out_dir)
     return 130 if result.interrupted else 0
 
-# %% ../nbs/tools/cli.ipynb #dcbb262c
+# %% ../nbs/tools/cli.ipynb #626d6214
 def prepare(
     corpus: Positional[str],
     tokenizer: str = "char",
@@ -122,7 +122,7 @@ def prepare(
     for split, info in meta["splits"].items():
         print(f"{path / split}.bin: {info['documents']:,} documents, {info['characters']:,} characters, {info['tokens']:,} tokens")
 
-
+# %% ../nbs/tools/cli.ipynb #9d77b69a
 def sample(
     run: Positional[str],
     prompt: str = "",
@@ -153,13 +153,13 @@ def sample(
     for text in sample_text(model, tokenizer, prompt, num_samples, max_new_tokens, temperature, top_k, generator):
         print(text + "\n" + "-" * 16)
 
-
+# %% ../nbs/tools/cli.ipynb #bdd54edd
 def checkpoint_path(run: str | Path) -> Path:
     "A checkpoint file, or the best one of a run's folder."
     path = Path(run)
     return path if not path.is_dir() else path / ("best.pt" if (path / "best.pt").exists() else "ckpt.pt")
 
-# %% ../nbs/tools/cli.ipynb #626d6214
+# %% ../nbs/tools/cli.ipynb #b4394721
 def eval_(
     run: Positional[str],
     data_dir: str = "",
@@ -188,7 +188,7 @@ def eval_(
         if data.meta.get("floor") is not None:
             print(f"{per_character - data.meta['floor']:.4f} nats/char above the floor of {data.meta['floor']:.4f}")
 
-
+# %% ../nbs/tools/cli.ipynb #467c212b
 def info(
     path: Positional[str] = "",
 ):
@@ -211,7 +211,7 @@ def info(
         print(f"{checkpoint_path(path)}: {model.num_params():,} parameters, {model.config}")
         print(f"iteration {checkpoint.get('iter_num', '?')}, best validation loss {checkpoint.get('best_val_loss', float('nan')):.4f}")
 
-# %% ../nbs/tools/cli.ipynb #9d77b69a
+# %% ../nbs/tools/cli.ipynb #26299b4c
 COMMANDS = {"demo": demo, "prepare": prepare, "train": train, "sample": sample, "eval": eval_, "info": info}
 
 

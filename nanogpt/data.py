@@ -96,31 +96,29 @@ class TokenDataset:
 
     def __init__(
         self,
-        path: str | Path,  # a .bin file; the meta.json beside it is read where there is one, else the file is taken as nanoGPT's raw uint16
+        path: str | Path,  # a .bin file, with meta.json beside it; without one it is nanoGPT's raw uint16
         vocab_size: int | None = None,  # ids from here on are refused when they are read; meta.json's number when None
     ):
-        self.path = Path(path)
+        self.path, self.meta = Path(path), read_meta(Path(path).parent)
         if not self.path.is_file():
             raise FileNotFoundError(f"no data at {self.path}; run `nanogpt prepare` first")
-        self.meta = read_meta(self.path.parent)
         dtype, size = np.dtype(self.meta.get("dtype", "uint16")), self.path.stat().st_size
         if size == 0 or size % dtype.itemsize:
             raise ValueError(f"{self.path} {f'has {size} bytes, no whole number of {dtype} ids' if size else 'is empty'}; prepare the data again")
         self.ids = np.memmap(self.path, dtype, mode="r")
         self.info = self.meta.get("splits", {}).get(self.path.stem, {})
-        if self.info and self.info["tokens"] != len(self.ids):
+        if self.info.get("tokens", len(self.ids)) != len(self.ids):
             raise ValueError(f"{self.path} has {len(self.ids):,} tokens, meta.json says {self.info['tokens']:,}; prepare the data again")
         self.eot, self.vocab_size = self.meta.get("eot"), vocab_size or self.meta.get("vocab_size")
 
     def __len__(self) -> int:
-        "Number of tokens."
         return len(self.ids)
 
     @cached_property
     def document_starts(self) -> np.ndarray:
         "Where documents begin: at the end-of-text id before each. The whole file is one document where there is no such id."
-        starts = np.zeros(1, np.int64) if self.eot is None else np.flatnonzero(self.ids[:-1] == self.eot)
-        return starts if len(starts) else np.zeros(1, np.int64)
+        starts = [] if self.eot is None else np.flatnonzero(self.ids[:-1] == self.eot)
+        return np.array(starts if len(starts) else [0])
 
     def verify(self):
         "Raise ValueError when the file is not what `prepare` wrote, or holds ids beyond the vocabulary."

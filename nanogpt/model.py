@@ -51,7 +51,7 @@ class GPTConfig:
         cls,
         size: str = "gpt2",  # "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl"
     ) -> "GPTConfig":
-        "The four published shapes (Radford et al. 2019, table 2)."
+        "The four published shapes: layers and widths from Radford et al. (2019, table 2), heads from OpenAI's released configurations."
         if size not in GPT2_SIZES:
             raise ValueError(f"unknown GPT-2 size {size!r}; choose one of {', '.join(GPT2_SIZES)}")
         return cls(**GPT2_SIZES[size])

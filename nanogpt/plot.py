@@ -73,7 +73,8 @@ def plot_losses(
     ax = ax or new_axes()
     for name, label in (("train_loss", "training"), ("val_loss", "validation")):
         rows = [row for row in metrics if row.get(name) is not None]
-        ax.plot([row["iter"] for row in rows], [row[name] for row in rows], marker="o", markersize=3, label=label)
+        if rows:
+            ax.plot([row["iter"] for row in rows], [row[name] for row in rows], marker="o", markersize=3, label=label)
     if floor is not None:
         ax.axhline(floor, color="black", linestyle="--", linewidth=1, label=f"floor {floor:.3f}")
     ax.set(xlabel="iteration", ylabel="loss (nats a token)", ylim=(0, None))

@@ -60,10 +60,8 @@ class CharTokenizer(TokenizerBase):
         characters: str,  # every character of the vocabulary, once; its position is its id
         eot: str | None = None,  # the character that ends a document, where there is one
     ):
-        if not characters:
-            raise ValueError("a CharTokenizer needs at least one character; the text is empty")
-        if len(set(characters)) != len(characters):
-            raise ValueError("a CharTokenizer's characters must be distinct")
+        if not characters or len(set(characters)) != len(characters):
+            raise ValueError("a CharTokenizer needs distinct characters" if characters else "a CharTokenizer needs characters; the text is empty")
         self.characters, self.vocab_size = characters, len(characters)
         self.ids = {character: i for i, character in enumerate(characters)}
         if eot is not None and eot not in self.ids:
@@ -128,7 +126,7 @@ class TiktokenTokenizer(TokenizerBase):
         self,
         name: str = "gpt2",  # an encoding that tiktoken knows: "gpt2", "cl100k_base", …
     ):
-        import tiktoken
+        import tiktoken  # here, since it takes a moment
 
         if name not in tiktoken.list_encoding_names():
             raise ValueError(f"unknown tiktoken encoding {name!r}; tiktoken knows {', '.join(sorted(tiktoken.list_encoding_names()))}")
@@ -136,20 +134,9 @@ class TiktokenTokenizer(TokenizerBase):
         try:
             self.encoding = tiktoken.get_encoding(name)
         except OSError as error:  # requests' errors are OSErrors
-            raise OSError(
-                f"the vocabulary of {name!r} could not be downloaded ({type(error).__name__}); connect once, or point "
-                "TIKTOKEN_CACHE_DIR at a folder that has it"
-            ) from None
-
-    @property
-    def vocab_size(self) -> int:
-        "Number of ids, special tokens included."
-        return self.encoding.n_vocab
-
-    @property
-    def eot(self) -> int:
-        "The id of <|endoftext|>."
-        return self.encoding.eot_token
+            fix = "connect once, or point TIKTOKEN_CACHE_DIR at a folder that has it"
+            raise OSError(f"the vocabulary of {name!r} could not be downloaded ({type(error).__name__}); {fix}") from None
+        self.vocab_size, self.eot = self.encoding.n_vocab, self.encoding.eot_token  # special tokens are counted; eot is <|endoftext|>
 
     def encode(self, text: str) -> list[int]:
         "Byte-pair encoding; a spelt-out <|endoftext|> is plain text. Raises ValueError for a lone surrogate."

@@ -88,6 +88,8 @@ def check_ranges(
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+    if config.min_lr > config.learning_rate:
+        raise ValueError(f"min_lr must not exceed learning_rate, got {config.min_lr} and {config.learning_rate}; a tenth of it is usual")
     for name, choices in (("init_from", ("scratch", "resume")), ("dtype", ("auto", "float32", "bfloat16", "float16"))):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
@@ -103,12 +105,12 @@ def data_path(
 # %% ../nbs/10_train.ipynb #dcbb262c
 PRESETS = {
     "demo": TrainConfig(
-        out_dir="out/demo", aligned=True, block_size=448, n_layer=4, n_head=4, n_embd=128, batch_size=4,
-        max_iters=1000, learning_rate=3e-3, min_lr=1e-4, warmup_iters=50, beta2=0.98, eval_interval=100, eval_iters=40,
+        out_dir="out/demo", aligned=True, block_size=368, n_layer=4, n_head=4, n_embd=128, batch_size=4,
+        max_iters=1400, learning_rate=5e-3, min_lr=1e-4, warmup_iters=50, beta2=0.98, eval_interval=100, eval_iters=40,
     ),
     "shakespeare-char-cpu": TrainConfig(
         corpus="shakespeare", out_dir="out/shakespeare-char-cpu", block_size=64, n_layer=4, n_head=4, n_embd=128, batch_size=12,
-        max_iters=2000,
+        max_iters=2000, learning_rate=2e-3,
     ),
     "shakespeare-char": TrainConfig(
         corpus="shakespeare", out_dir="out/shakespeare-char", block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2,
@@ -430,17 +432,17 @@ def _timed_step(run: Run, bar: tqdm):
 
 
 def _evaluate_and_save(run: Run, rows: list[dict], on_eval: Callable[[Run], dict] | None) -> dict:
-    "Measure, then save the run, and the best weights where they are the best so far."
+    "Measure, then write the metrics, the weights where they are the best so far, and the run: in this order, so that a crash in between loses nothing."
     row = _measure(run, on_eval)
     run.loss_sum, run.loss_count = 0.0, 0
     out_dir = Path(run.config.out_dir)
     better = row["val_loss"] < run.best_val_loss
     run.best_val_loss = min(run.best_val_loss, row["val_loss"])
     checkpoint = checkpoint_of(run)
-    save_checkpoint(out_dir / "ckpt.pt", checkpoint)
+    _write_metrics(run, [*rows, row])
     if better:
         save_checkpoint(out_dir / "best.pt", checkpoint)
-    _write_metrics(run, [*rows, row])
+    save_checkpoint(out_dir / "ckpt.pt", checkpoint)
     return row
 
 # %% ../nbs/10_train.ipynb #397097b9
@@ -456,13 +458,18 @@ def train(
         run.tokenizer.save(out_dir / "tokenizer.json")
         with atomic_write(out_dir / "config.json") as file:
             json.dump(asdict(config), file, indent=1)
-        resumed = config.init_from == "resume"
-        rows = [row for row in read_metrics(out_dir) if row["iter"] < run.iter_num] if resumed else []
+        if config.init_from == "resume":
+            rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
+        else:
+            rows = []
+            for name in ("ckpt.pt", "best.pt", "metrics.jsonl"):  # of a run that is being overwritten
+                (out_dir / name).unlink(missing_ok=True)
         if progress:
             print(describe(run))
         with tqdm(total=config.max_iters, initial=run.iter_num, disable=not progress, unit="it", smoothing=0.05) as bar:
             while not stop.is_set():
-                if run.iter_num % config.eval_interval == 0 or run.iter_num >= config.max_iters:
+                due = run.iter_num % config.eval_interval == 0 or run.iter_num >= config.max_iters
+                if due and (not rows or rows[-1]["iter"] < run.iter_num):  # a resumed run may have its row already
                     rows.append(_evaluate_and_save(run, rows, on_eval))
                     if progress:
                         bar.write(format_row(rows[-1]))

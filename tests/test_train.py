@@ -142,7 +142,7 @@ def test_raw_nanogpt_data_is_read(tiny, tmp_path):
     assert result.floor is None and result.model.config.vocab_size == 257
     np.full(300, 300, dtype=np.uint16).tofile(tmp_path / "raw" / "train.bin")
     with pytest.raises(ValueError, match="holds id 300, but the vocabulary has 257 ids"):
-        load_data(replace(tiny, data_dir=str(tmp_path / "raw"), tokenizer="byte"))
+        train(replace(tiny, data_dir=str(tmp_path / "raw"), tokenizer="byte", overwrite=True), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,8 @@ def test_raw_nanogpt_data_is_read(tiny, tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate must not be negative"),
         ({"init_from": "resmue"}, "init_from must be one of scratch, resume, got 'resmue'"),
         ({"dtype": "float8"}, "dtype must be one of"),
+        ({"min_lr": 0.1}, "min_lr must not exceed learning_rate, got 0.1 and 0.001"),
+        ({"beta2": 1.0}, r"beta2 must lie in \[0, 1\)"),
         ({"n_embd": 15}, "n_embd must be a multiple of n_head"),
         ({"n_layer": 0}, "n_layer must be a positive"),
     ],
