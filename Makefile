@@ -21,7 +21,7 @@ demo: .venv/demo
 
 test: env
 	$(BIN)/python scripts/check.py
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 clean:
