@@ -273,8 +273,8 @@ def start_run(
 
 # %% ../nbs/10_train.ipynb #26299b4c
 def check_shape(config: TrainConfig, saved: GPTConfig):
-    "Raise ValueError that names every way in which a checkpoint's model differs from the configuration's."
-    names = ("block_size", "n_layer", "n_head", "n_embd", "bias")
+    "Raise ValueError that names every way in which a checkpoint's model differs from the configuration's: none of them is ignored."
+    names = ("block_size", "n_layer", "n_head", "n_embd", "bias", "dropout")
     differ = [f"{n} is {getattr(saved, n)} there and {getattr(config, n)} here" for n in names if getattr(saved, n) != getattr(config, n)]
     if differ:
         raise ValueError(f"the checkpoint in {config.out_dir} has another shape: {'; '.join(differ)}")
