@@ -30,6 +30,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'nanogpt.cli.eval_': ('tools/cli.html#eval_', 'nanogpt/cli.py'),
                              'nanogpt.cli.info': ('tools/cli.html#info', 'nanogpt/cli.py'),
                              'nanogpt.cli.main': ('tools/cli.html#main', 'nanogpt/cli.py'),
+                             'nanogpt.cli.open_run': ('tools/cli.html#open_run', 'nanogpt/cli.py'),
                              'nanogpt.cli.plot_run': ('tools/cli.html#plot_run', 'nanogpt/cli.py'),
                              'nanogpt.cli.prepare': ('tools/cli.html#prepare', 'nanogpt/cli.py'),
                              'nanogpt.cli.sample': ('tools/cli.html#sample', 'nanogpt/cli.py'),

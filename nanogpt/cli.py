@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Positional', 'COMMANDS', 'demo', 'score_tales_run', 'plot_run', 'train', 'prepare', 'sample', 'checkpoint_path',
-           'eval_', 'info', 'main']
+           'open_run', 'eval_', 'info', 'main']
 
 # %% ../nbs/tools/cli.ipynb #f6fca61c
 import difflib
@@ -24,6 +24,7 @@ from .corpus import get_corpus
 from .data import TokenDataset, all_batches
 from .data import prepare as prepare_data
 from .files import atomic_write
+from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
 from .sample import sample_text, score_samples
 from .tokenizer import get_tokenizer
@@ -156,8 +157,8 @@ def sample(
         seed: the same seed gives the same text.
         device: auto, cpu, cuda or mps.
     """
-    checkpoint = load_checkpoint(checkpoint_path(run), pick_device(device))
-    model, tokenizer = model_from_checkpoint(checkpoint).to(pick_device(device)), tokenizer_from_checkpoint(checkpoint)
+    checkpoint, model = open_run(run, device)
+    tokenizer = tokenizer_from_checkpoint(checkpoint)
     if not prompt and tokenizer.eot is None:
         prompt = tokenizer.decode([0])  # the first character of a sorted vocabulary: a newline, where the text had any
     generator = torch.Generator().manual_seed(seed)
@@ -169,6 +170,16 @@ def checkpoint_path(run: str | Path) -> Path:
     "A checkpoint file, or the best one of a run's folder."
     path = Path(run)
     return path if not path.is_dir() else path / ("best.pt" if (path / "best.pt").exists() else "ckpt.pt")
+
+
+def open_run(
+    run: str | Path,  # a checkpoint file, or the folder of a run
+    device: str,
+) -> tuple[dict, GPT]:  # the checkpoint, and its model on the device
+    "What `sample`, `eval` and `info` begin with."
+    device = pick_device(device)
+    checkpoint = load_checkpoint(checkpoint_path(run), device)
+    return checkpoint, model_from_checkpoint(checkpoint).to(device)
 
 # %% ../nbs/tools/cli.ipynb #b4394721
 def eval_(
@@ -185,8 +196,7 @@ def eval_(
         split: val or train.
         device: auto, cpu, cuda or mps.
     """
-    checkpoint = load_checkpoint(checkpoint_path(run), pick_device(device))
-    model = model_from_checkpoint(checkpoint).to(pick_device(device))
+    checkpoint, model = open_run(run, device)
     config = TrainConfig(**checkpoint["config"])
     data = TokenDataset((Path(data_dir) if data_dir else data_path(config)) / f"{split}.bin")
     if data.meta and data.meta["tokenizer"] != tokenizer_from_checkpoint(checkpoint).fingerprint:
@@ -217,8 +227,7 @@ def info(
             data.verify()
             print(f"{data.path}: {len(data):,} tokens of {data.ids.dtype}" + (", checksum right" if data.info else ", raw"))
     else:
-        checkpoint = load_checkpoint(checkpoint_path(path))
-        model = model_from_checkpoint(checkpoint)
+        checkpoint, model = open_run(path, "cpu")
         print(f"{checkpoint_path(path)}: {model.num_params():,} parameters, {model.config}")
         print(f"iteration {checkpoint.get('iter_num', '?')}, best validation loss {checkpoint.get('best_val_loss', float('nan')):.4f}")
 
