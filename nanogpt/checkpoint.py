@@ -116,21 +116,17 @@ def check_tokenizer(
         )
 
 # %% ../nbs/08_checkpoint.ipynb #9d77b69a
-def get_rng_state(
-    generator: torch.Generator,  # the batch sampler's
-) -> dict:  # for the checkpoint
-    "The state of every random source that training draws from."
+def get_rng_state() -> dict:  # for the checkpoint
+    "The state of torch's global generators, one for each device that is here: dropout draws from them."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
-    return {"sampler": generator.get_state(), "torch": torch.get_rng_state(), "cuda": cuda, "mps": mps}
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "mps": mps}
 
 
 def set_rng_state(
     state: dict,  # from `get_rng_state`
-    generator: torch.Generator,
 ):
-    "Put every random source back where it stood; those of devices that are not here are left out."
-    generator.set_state(state["sampler"].cpu())
+    "Put every generator back where it stood; those of devices that are not here are left out."
     torch.set_rng_state(state["torch"].cpu())
     for i, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(device_state.cpu(), i)

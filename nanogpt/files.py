@@ -31,8 +31,10 @@ def atomic_write(
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _fsync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno:  # a full disk does not say whose disk
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -35,6 +35,8 @@ class GPTConfig:
     n_embd: int = 768  # C, the width of the residual stream
     dropout: float = 0.0  # probability, while training
     bias: bool = True  # biases in linear layers and norms, as in GPT-2
+    init_std: float = 0.02  # deviation of the initial weights of linear layers; GPT-2's is small for a narrow model
+    embd_std: float = 0.02  # deviation of the initial embeddings
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
@@ -45,6 +47,9 @@ class GPTConfig:
             raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}; try n_embd={-(-self.n_embd // self.n_head) * self.n_head}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        for name in ("init_std", "embd_std"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     @classmethod
     def gpt2(
@@ -164,18 +169,21 @@ def initialise(
     model: GPT,
     generator: torch.Generator | None = None,  # torch's global one when None
 ):
-    """GPT-2's initialisation: normal weights of deviation 0.02, zero biases, and layers that write to the residual stream scaled down.
+    """GPT-2's initialisation: normal weights (of deviation 0.02 there), zero biases, and layers that write to the residual stream scaled down.
 
     2 · n_layer sub-layers add to the stream, so their variance is divided by that number (Radford et al. 2019, section 2.3).
     """
+    config = model.config
     for name, p in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(p)
         elif p.dim() == 1:
             nn.init.ones_(p)
+        elif name.endswith(("wte.weight", "wpe.weight")):
+            nn.init.normal_(p, std=config.embd_std, generator=generator)
         else:
-            scale = 1 / math.sqrt(2 * model.config.n_layer) if name.endswith("c_proj.weight") else 1.0
-            nn.init.normal_(p, std=0.02 * scale, generator=generator)
+            scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
+            nn.init.normal_(p, std=config.init_std * scale, generator=generator)
 
 # %% ../nbs/05_model.ipynb #467c212b
 def count_params(

@@ -66,18 +66,20 @@ def heatmap(
 # %% ../nbs/tools/plot.ipynb #dcbb262c
 def plot_losses(
     metrics: list[dict],  # rows of metrics.jsonl
-    floor: float | None = None,  # the corpus's entropy, drawn as a line
+    floor: float | None = None,  # the corpus's entropy in nats a character, drawn as a line
     ax: Axes | None = None,
 ) -> Axes:
-    "Training and validation loss over iterations, with the floor under them where it is known."
+    "Training and validation loss over iterations, in nats a character where the rows know it, with the floor under them where it is known."
+    per_character = metrics[-1].get("nats_per_character")
+    scale = per_character / metrics[-1]["val_loss"] if per_character else 1.0
     ax = ax or new_axes()
     for name, label in (("train_loss", "training"), ("val_loss", "validation")):
         rows = [row for row in metrics if row.get(name) is not None]
         if rows:
-            ax.plot([row["iter"] for row in rows], [row[name] for row in rows], marker="o", markersize=3, label=label)
+            ax.plot([row["iter"] for row in rows], [scale * row[name] for row in rows], marker="o", markersize=3, label=label)
     if floor is not None:
         ax.axhline(floor, color="black", linestyle="--", linewidth=1, label=f"floor {floor:.3f}")
-    ax.set(xlabel="iteration", ylabel="loss (nats a token)", ylim=(0, None))
+    ax.set(xlabel="iteration", ylabel=f"loss (nats a {'character' if per_character else 'token'})", ylim=(0, None))
     ax.legend()
     return ax
 

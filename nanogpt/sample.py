@@ -126,7 +126,9 @@ def score_samples(
     tokenizer: Tokenizer,
     num_samples: int = 64,
     seed: int = 0,
+    temperature: float = 1.0,
 ) -> dict[str, float]:  # shares from 0 to 1
     "Write tales and score them: the shares that are well-formed and consistent."
     generator = torch.Generator().manual_seed(seed)
-    return score_tales(sample_text(model, tokenizer, num_samples=num_samples, max_new_tokens=model.config.block_size - 1, generator=generator))
+    texts = sample_text(model, tokenizer, "", num_samples, model.config.block_size - 1, temperature, generator=generator)
+    return score_tales(texts)

@@ -22,7 +22,7 @@ TINY = TrainConfig(
 def tiny(tmp_path) -> TrainConfig:
     "A run of seconds on a few tales, in a folder of its own."
     corpus = tales(count=60)
-    prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), tmp_path / "data")
+    prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), tmp_path / "data", val_fraction=0.2)
     return replace(TINY, data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "out"))
 
 

@@ -54,8 +54,30 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
     best = min(json.loads(line)["val_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     assert abs(float(re.search(r"val loss ([\d.]+)", printed)[1]) - best) < 0.2, "a few batches against the whole split"
     assert "parameters" in nanogpt("info", "run").stdout
-    assert "checksum right" in nanogpt("info", "data/text-char").stdout
+    assert re.search(r"'val'\): [\d,]+ tokens in 1 shard, uint8", nanogpt("info", "data/text-char").stdout)
     assert "presets" in nanogpt("info").stdout
+
+
+def test_prepare_and_verify(nanogpt, tmp_path):
+    (tmp_path / "notes").mkdir()
+    for i in range(30):
+        (tmp_path / "notes" / f"{i}.txt").write_text(f"note {i} says caf\u00e9 " * 20, encoding="utf-8")
+    rows = [json.dumps({"body": f"row {i} of the table"}) for i in range(300)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    for corpus, flags in (("notes", ["--tokenizer", "bpe-300"]), ("rows.jsonl", ["--column", "body"]), ("notes=0.5,tales=0.5", [])):
+        done = nanogpt("prepare", corpus, "--out-dir", "d", "--overwrite", *flags)
+        assert done.returncode == 0 and re.search(r"^d train: [\d,]+ documents, [\d,]+ characters, [\d,]+ tokens, 1 shard$", done.stdout, re.M)
+        assert "tokens/s" in done.stderr and nanogpt("data", "verify", "d").returncode == 0
+    shard = tmp_path / "d" / "val-00000.bin"
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    done = nanogpt("data", "verify", "d")
+    assert "d is not what was prepared" in failure(done) and "val-00000.bin has changed since it was prepared" in done.stderr
+    assert "another source" in failure(nanogpt("prepare", "notes", "--out-dir", "d"))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 and more text")
+    assert "--errors replace" in failure(nanogpt("prepare", "latin.txt"))
+    assert nanogpt("prepare", "latin.txt", "--errors", "replace").returncode == 0
 
 
 def test_resume_from_the_command_line(trained, nanogpt):
@@ -86,6 +108,9 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["prepare", "empty.txt"], "the file is empty"),
         (["prepare", "latin.txt"], "is not UTF-8: byte 2 is 0xe9"),
         (["prepare", "short.txt", "--tokenizer", "chra"], "unknown tokenizer 'chra'"),
+        (["prepare", "short.txt", "--tokenizer", "bpe-100"], "vocab_size"),
+        (["prepare", "short.txt", "--out-dir", "empty.txt/data"], "empty.txt"),
+        (["data", "verify", "absent"], "no meta.json in absent"),
         (["train", "demo", "--corpus", "short.txt"], "fewer than block_size"),
         (["sample", "absent"], "no checkpoint at absent"),
         (["sample", "short.txt"], "short.txt"),

@@ -1,10 +1,29 @@
 """Any text goes in and comes back; bad input is named."""
+import contextlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from functools import cache
+from hashlib import sha1
+from itertools import islice, repeat
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import tiktoken
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, get_tokenizer, load_tokenizer, tokenizer_from_dict
+from nanogpt import tokenizer as module
+from nanogpt.files import cache_dir
+from nanogpt.tokenizer import (
+    BPETokenizer, ByteTokenizer, CharTokenizer, TiktokenTokenizer, get_tokenizer, load_tokenizer, merge_pair, split_pieces,
+    tokenizer_from_dict, train_bpe, train_bpe_naively,
+)  # fmt: skip
 
 
 def gpt2():
@@ -90,3 +109,469 @@ def test_gpt2_offline_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not be downloaded.*TIKTOKEN_CACHE_DIR") as caught:
         get_tokenizer("gpt2")
     assert "\n" not in str(caught.value)
+
+
+# Byte-pair encoding: small alphabets, in which pairs overlap and tie, and special tokens that overlap each other and the text.
+TEXTS = st.one_of(*(st.text(alphabet, max_size=80) for alphabet in ("ab", "abc ", "ab\n <|>", "é日a ", "a' s0\t", "\x00\x85\u2028 a")), st.text())
+SPECIALS = st.sampled_from([[], ["<|endoftext|>"], ["a", "ab"], ["ab", "bca", "abc"], ["b a"], [" "], ["é", "日a"], ["<", "<|", "<|>"], ["\n\n"]])
+ADVERSARIAL = [
+    "", "\x00", "\x00\x00\x00", "a" * 5000, " " * 5000, "x" + " " * 20_000 + "y", "\n" * 12_000 + "y", "\t \n\r\x0b\x0c\x1c\x85\xa0\u2028\u3000", "don't DON'T I'll'll 've",
+    "<|endoftext|>", "<|endoftext|><|endoftext|>", "naïve café", "🐈‍⬛👩‍👩‍👧", "1234567890" * 50, "٣٤٥ ⅷ ½", "e\u0301\u0301\u0301", "\ufffe\uffff\ufeff", "if x:\n        return [y]\n",
+    "\u0558a\u0558", "\U000323b0x", "a \U0001ccf0 1",  # letters and signs of several years' Unicode
+]  # fmt: skip
+
+
+def shakespeare() -> Path:
+    path = cache_dir() / "tinyshakespeare.txt"
+    if not path.exists():
+        pytest.skip(f"no {path}; set NANOGPT_CACHE to a folder that has it")
+    return path
+
+
+@cache
+def gpt2_files() -> tuple[Path, Path]:
+    "The two files that tiktoken downloads for GPT-2, under the names of its cache."
+    gpt2()
+    folder = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR") or Path(tempfile.gettempdir()) / "data-gym-cache")
+    url = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+    files = [folder / sha1((url + name).encode()).hexdigest() for name in ("encoder.json", "vocab.bpe")]
+    if not all(file.exists() for file in files):
+        pytest.skip(f"tiktoken's cache {folder} lacks GPT-2's files")
+    return tuple(files)
+
+
+@cache
+def our_gpt2() -> BPETokenizer:
+    return BPETokenizer.from_gpt2_files(*gpt2_files())
+
+
+@settings(max_examples=500)
+@given(TEXTS, SPECIALS, st.integers(0, 40), TEXTS)
+@example("aaaaaaa aaaaaa", [], 10, "aaaaa")
+def test_fast_training_is_naive_training(text, special_tokens, room, other):
+    size = 256 + len(special_tokens) + room
+    try:
+        naive = train_bpe_naively(text, size, special_tokens)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)):
+            train_bpe(text, size, special_tokens)
+        return
+    fast = train_bpe(text, size, special_tokens)
+    assert (fast.merges, fast.vocab, fast.special_ids) == (naive.merges, naive.vocab, naive.special_ids)
+    assert len(fast.merges) <= room and fast.vocab_size == 256 + len(fast.merges) + len(special_tokens)
+    for sample in (text, other):
+        for allow_special in (False, True):
+            ids = fast.encode(sample, allow_special)
+            assert ids == fast.encode_slowly(sample, allow_special) and fast.decode(ids) == sample
+
+
+@given(TEXTS, st.integers(0, 40))
+def test_encoding_repeats_what_training_did(text, room):
+    assume(text)
+    tokenizer = train_bpe(text, 256 + room)
+    tokens = [[bytes([b]) for b in piece.encode()] for piece in split_pieces(text)]
+    for merge in tokenizer.merges:
+        tokens = [merge_pair(piece, merge) for piece in tokens]
+    assert [token for piece in tokens for token in piece] == [tokenizer.vocab[i] for i in tokenizer.encode(text)]
+
+
+def test_ties_go_to_the_greatest_pair():
+    assert train_bpe("ab ac", 259).merges == [(b"a", b"c"), (b"a", b"b"), (b" ", b"ac")]
+    assert train_bpe("aa b aab", 258).merges == [(b"a", b"a"), (b"aa", b"b")]
+    assert train_bpe("x\u00ff\u00ffx", 257).merges == [(b"\xc3", b"\xbf")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=20), TEXTS)
+def test_any_merges_encode_alike_slowly_and_fast(pairs, text):
+    tokens, merges = [bytes([b]) for b in b"ab c\xc3\xa9"], []
+    for left, right in pairs:  # merges that no training would give
+        left, right = tokens[left % len(tokens)], tokens[right % len(tokens)]
+        if left + right not in tokens:
+            tokens.append(left + right)
+            merges.append((left, right))
+    vocab = dict(enumerate([bytes([b]) for b in range(256)] + [left + right for left, right in merges]))
+    tokenizer = BPETokenizer(vocab, merges)
+    assert tokenizer.encode(text) == tokenizer.encode_slowly(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@settings(max_examples=300)
+@given(st.text())
+def test_our_gpt2_is_tiktokens(text):
+    ids = tiktoken.get_encoding("gpt2").encode_ordinary(text) if gpt2() else None
+    assert our_gpt2().encode(text) == our_gpt2().encode_slowly(text) == our_gpt2().to_tiktoken().encode_ordinary(text) == ids
+
+
+@pytest.mark.parametrize("text", ADVERSARIAL, ids=range(len(ADVERSARIAL)))
+def test_our_gpt2_is_tiktokens_on_hard_texts(text):
+    reference = gpt2()
+    assert our_gpt2().encode(text) == reference.encode(text)
+    assert our_gpt2().decode(our_gpt2().encode(text)) == text
+    assert our_gpt2().encode(text, allow_special=True) == reference.encoding.encode(text, allowed_special="all")
+    if len(text) < 10_000:
+        assert our_gpt2().encode_slowly(text) == reference.encode(text)
+
+
+def test_our_gpt2_is_tiktokens_on_shakespeare():
+    text = shakespeare().read_text(encoding="utf-8")
+    assert our_gpt2().encode(text) == gpt2().encode(text)
+    assert our_gpt2().encode_slowly(text[:50_000]) == our_gpt2().encode(text[:50_000])
+    assert (our_gpt2().vocab_size, our_gpt2().eot, our_gpt2().special_tokens) == (50_257, 50_256, ["<|endoftext|>"])
+
+
+def test_every_character_is_cut_as_tiktoken_cuts_it():
+    assert "".join(split_pieces(text := "".join(map(chr, range(0x3000))))) == text
+    kinds = [tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}) for kind in (r"\p{L}", r"\p{N}", r"\s")]
+    disputed = [*module._disputed_characters()]  # by the `regex` and the tiktoken that are installed
+    for character in ["a", "Z", "é", "日", "½", "٣", " ", "\n", "\x1c", "\x85", "!", *map(chr, disputed[:2000])]:
+        letter, number, space = (bool(kind.encode_ordinary(character)) for kind in kinds)
+        together = [len(split_pieces(other + character)) == 1 for other in "a1\t!"]
+        assert together == [letter, number, space, not (letter or number or space)], hex(ord(character))
+
+
+@pytest.mark.parametrize("before, run, after", [("", " ", "x"), ("x", "\n", " x"), ("", "a", ""), ("", " ", ""), ("x \n", " \n", "\tx")])
+def test_very_long_runs(before, run, after):
+    tokenizer = train_bpe(before + run * 1000 + after, 280)
+    long = before + run * 100_000 + after
+    assert tokenizer.encode(long) == tokenizer.to_tiktoken().encode_ordinary(long)
+    longer = before + run * 1_500_000 + after  # tiktoken alone overflows here
+    assert tokenizer.decode(tokenizer.encode(longer)) == longer
+
+
+def test_a_very_long_word_trains():
+    "Half a million bytes in one piece: it would take hours if a merge cost the square of that."
+    tokenizer = train_bpe("ab" * 250_000, 270)
+    assert tokenizer.vocab_size == 270 and len(tokenizer.vocab[269]) == 2**14
+
+
+@given(TEXTS, SPECIALS)
+def test_the_first_and_longest_special_token_wins(text, special_tokens):
+    tokenizer = BPETokenizer({b: bytes([b]) for b in range(256)}, [], special_tokens)
+    expected, i = [], 0
+    while i < len(text):  # by hand, without a pattern
+        found = max((token for token in special_tokens if text.startswith(token, i)), key=len, default=None)
+        expected += [256 + special_tokens.index(found)] if found else text[i].encode()
+        i += len(found) if found else 1
+    assert tokenizer.encode(text, allow_special=True) == tokenizer.encode_slowly(text, allow_special=True) == expected
+    assert tokenizer.encode(text) == list(text.encode())
+
+
+def test_special_tokens_do_not_merge():
+    text = "the end<|endoftext|>the end<|endoftext|>" * 20
+    tokenizer = train_bpe(text, 300, ["<|endoftext|>"])
+    assert not [token for i, token in tokenizer.vocab.items() if b"|" in token and len(token) > 1 and i != tokenizer.eot]
+    assert tokenizer.eot == tokenizer.vocab_size - 1 and tokenizer.encode(text, allow_special=True).count(tokenizer.eot) == 40
+    assert tokenizer.eot not in tokenizer.encode(text) and tokenizer.decode([tokenizer.eot]) == "<|endoftext|>"
+    assert train_bpe("abc", 257).eot is None
+
+
+def test_documents_are_apart():
+    assert not train_bpe(["a", "b"] * 9, 300).merges and train_bpe(["ab"] * 9, 300).merges == [(b"a", b"b")]
+    assert train_bpe((word for word in ["low", "lower", "lowest"]), 260).merges == train_bpe("low", 256).merges + train_bpe(["low", "lower", "lowest"], 260).merges
+
+
+def test_a_path_is_a_file_and_a_string_is_text(tmp_path):
+    text = "\ufeffone\r\ntwo é\r\n" * 9
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert train_bpe(tmp_path / "a.txt", 300).fingerprint == train_bpe(text, 300).fingerprint
+    assert b"\r\n" in train_bpe(tmp_path / "a.txt", 300).vocab.values()
+    assert train_bpe("a.txt", 256).vocab_size == 256
+    with pytest.raises(FileNotFoundError):
+        train_bpe(tmp_path / "b.txt", 300)
+
+
+@settings(max_examples=300)
+@given(TEXTS, SPECIALS, st.integers(1, 12), st.integers(1, 12))
+@example("a<|>b<|", ["<", "<|", "<|>"], 1, 1)
+@example("a<|> b<|>", ["<|> ", "<|"], 3, 2)
+@example("xb axb a", ["b a"], 2, 2)
+def test_cutting_changes_no_count(text, special_tokens, block, step):
+    blocks = [text[i : i + step] for i in range(0, len(text), step)]
+    cut = list(module._cut_blocks(blocks, special_tokens))
+    assert "".join(cut) == text
+    assert module._count_batch(cut, special_tokens) == module._count_batch([text], special_tokens)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(module, "_BLOCK", block)
+        patch.setattr(module, "_BATCH", 2 * block)
+        (Path(folder) / "text").write_bytes(text.encode())
+        for source in (text, Path(folder) / "text"):
+            assert module._count_pieces(source, special_tokens, 1) == module._count_batch([text], special_tokens)
+
+
+def test_cuts_come_often():
+    cut = list(module._cut_blocks(["some words and"] * 100, ["<|endoftext|>"]))
+    assert max(map(len, cut)) < 50
+
+
+@pytest.mark.parametrize("kind", ["text", "path", "documents"])
+def test_processes_count_the_same(kind, tmp_path, monkeypatch):
+    text = "A tale of a fox, 12 foxes and naïve mice.<|end of text|>Once\n\nmore " * 500
+    (tmp_path / "text").write_text(text, encoding="utf-8", newline="")
+    source = {"text": text, "path": tmp_path / "text", "documents": [text[:9000], text[9000:]]}[kind]
+    one = train_bpe(source, 400, ["<|end of text|>"], workers=1)
+    monkeypatch.setattr(module, "_BLOCK", 1000)
+    monkeypatch.setattr(module, "_BATCH", 2000)
+    started = []
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers, pool=module.ProcessPoolExecutor: started.append(workers) or pool(workers))
+    assert train_bpe(source, 400, ["<|end of text|>"], workers=2).fingerprint == one.fingerprint
+    assert started == [2]
+
+
+def test_batches_are_read_only_as_fast_as_they_are_counted(monkeypatch):
+    asked, done = [], []
+
+    class Pool:
+        def submit(self, count, *arguments):
+            return SimpleNamespace(result=lambda: done.append(1) or count(*arguments))
+
+    def documents():
+        for number in range(50):
+            asked.append(number)
+            assert len(asked) - len(done) <= 3 + 4  # one more than there are workers, and the four that decide for processes
+            yield "some words"
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers: contextlib.nullcontext(Pool()))
+    monkeypatch.setattr(module, "_BATCH", 5)
+    assert train_bpe(documents(), 260, workers=2).vocab_size == 260
+    assert len(asked) == len(done) == 50
+
+
+def test_small_inputs_start_no_process(monkeypatch):
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers: pytest.fail("a process was started"))
+    train_bpe("some words " * 100_000, 260, workers=4)
+
+
+def test_a_script_without_a_guard_is_told(tmp_path):
+    start = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\nfrom nanogpt import tokenizer\n"
+    train = "tokenizer._BATCH = 10\ntokenizer.train_bpe(['some words and more'] * 20, 260, workers=2)\n"
+    (tmp_path / "script.py").write_text(start + train, encoding="utf-8")
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, encoding="utf-8", timeout=120)
+    assert run.returncode == 1
+    assert "a process that counted pieces has died; start your script's work under `if __name__ == '__main__':`" in run.stderr
+
+
+def test_memory_follows_the_pieces_and_not_the_file(tmp_path, monkeypatch):
+    (tmp_path / "text").write_text("the same few words again and again " * 60_000, encoding="utf-8")  # 2 MB
+    monkeypatch.setattr(module, "_BLOCK", 1 << 12)
+    monkeypatch.setattr(module, "_BATCH", 1 << 13)
+    train_bpe("warm up", 256)
+    tracemalloc.start()
+    train_bpe(tmp_path / "text", 300, workers=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_smaller_vocabulary_is_no_error():
+    tokenizer = train_bpe("aaaa", 5000, ["<|endoftext|>"])
+    assert tokenizer.vocab_size == 256 + 2 + 1 and tokenizer.encode("aaaa") == [257]
+
+
+@pytest.mark.parametrize("train", [train_bpe, train_bpe_naively])
+def test_bad_training_is_named(train):
+    with pytest.raises(ValueError, match="vocab_size 257 is too small: 256 bytes and 2 special tokens need at least 258"):
+        train("abc", 257, ["<a>", "<b>"])
+    with pytest.raises(ValueError, match="special token '<a>' is there twice; give it once"):
+        train("abc", 300, ["<a>", "<b>", "<a>"])
+    with pytest.raises(ValueError, match="special_tokens is the text '<a>'; put it into a list"):
+        train("abc", 300, "<a>")
+    with pytest.raises(ValueError, match="special token '' is no text of one character or more"):
+        train("abc", 300, [""])
+    with pytest.raises(ValueError, match="character 3 of the text is .*surrogate"):
+        train("abc\udc00", 300)
+    with pytest.raises(ValueError, match="character 1 of the text is .*surrogate"):
+        train("abc", 300, ["<\udc00>"])
+    for empty in ("", "<a><a>"):
+        with pytest.raises(ValueError, match="there is no text to train on"):
+            train(empty, 300, ["<a>"])
+
+
+def test_bad_sources_are_named(tmp_path):
+    with pytest.raises(ValueError, match="there is no text to train on"):
+        train_bpe([], 300)
+    with pytest.raises(ValueError, match="text 1: character 0 of the text"):
+        train_bpe(["good", "\ud800"], 300)
+    with pytest.raises(TypeError, match="text 0 is of type int; train_bpe takes a text"):
+        train_bpe(b"bytes", 300)
+    with pytest.raises(ValueError, match="workers is 0; it takes at least 1"):
+        train_bpe("abc", 300, workers=0)
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(ValueError, match="there is no text to train on"):
+        train_bpe(tmp_path / "empty", 300)
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 8, 9, 1000])
+@pytest.mark.parametrize("bad", [b"\xff", b"\x80", b"\xe2\x82", b"\xed\xa0\x80", b"\xc3"])
+@pytest.mark.parametrize("end", [b"", b"(and more)"])
+def test_the_byte_that_is_not_utf8_is_named(before, bad, end, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 8)
+    content = "é".encode() * (before // 2) + b"a" * (before % 2) + bad + end
+    with pytest.raises(UnicodeDecodeError) as expected:
+        content.decode()
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x} .*; convert the file") as caught:
+        train_bpe(tmp_path / "text", 300)
+    assert str(caught.value).startswith(str(tmp_path / "text"))
+
+
+def test_lone_surrogates_do_not_encode():
+    tokenizer = train_bpe("abc", 257, ["<a>"])
+    for encode in (tokenizer.encode, tokenizer.encode_slowly):
+        for allow_special in (False, True):
+            with pytest.raises(ValueError, match="character 5 of the text is .*surrogate"):
+                encode("<a>ab\ud800", allow_special)
+
+
+def test_bytes_that_are_no_text_decode_to_fffd():
+    tokenizer = train_bpe("é", 257)
+    assert tokenizer.decode([0xC3]) == "\ufffd" and tokenizer.decode([97, 0xA9, 256]) == "a\ufffdé"
+    with pytest.raises(ValueError, match="id 257 is outside the vocabulary"):
+        tokenizer.decode([257])
+
+
+def test_encode_iterable_is_lazy():
+    assert list(islice(train_bpe("ab", 257).encode_iterable(repeat("ab c")), 4)) == [256, 32, 99, 256]
+
+
+VOCAB = {b: bytes([b]) for b in range(256)}
+
+
+@pytest.mark.parametrize("vocab, merges, special_tokens, message", [
+    (VOCAB | {256: b"ab"}, [], [], r"id 256 is b'ab': no byte, no merge and no special token"),
+    (VOCAB | {256: b"a"}, [], [], r"id 256 is b'a'"),
+    (VOCAB, [(b"a", b"b")], [], r"b'ab' has no id in the vocabulary"),
+    ({b: token for b, token in VOCAB.items() if b != 7}, [], [], r"b'.x07' has no id in the vocabulary"),
+    (VOCAB | {257: b"ab"}, [(b"a", b"b")], [], r"the 257 ids of the vocabulary have gaps"),
+    (VOCAB | {256: b"abc", 257: b"ab"}, [(b"a", b"b"), (b"ab", b"c")], [], r"the ids do not rise in the order of the merges"),
+    (VOCAB | {256: b"abc", 257: b"ab"}, [(b"ab", b"c"), (b"a", b"b")], [], r"merge b'ab' \+ b'c' must make a new token of two that come before it"),
+    (VOCAB | {256: b"aaa"}, [(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")], [], r"merge b'a' \+ b'aa' must make a new token"),
+    (VOCAB, [], ["<a>", "<a>"], r"special token '<a>' is there twice"),
+])  # fmt: skip
+def test_bad_vocabularies_are_named(vocab, merges, special_tokens, message):
+    with pytest.raises(ValueError, match=message):
+        BPETokenizer(vocab, merges, special_tokens)
+
+
+@pytest.mark.parametrize("special_tokens", [[], ["<|endoftext|>", "<s>"], ["a", "\n", "é"]])
+def test_bpe_survives_files_and_processes(special_tokens, tmp_path):
+    text = "some text, some more text, naïve text\n" * 3
+    tokenizer = train_bpe(text, 290, special_tokens)
+    tokenizer.encode("so")  # tiktoken's half is there now, and is not pickled
+    tokenizer.save(tmp_path / "tokenizer.json")
+    copies = [load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer)), tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))]
+    assert "_tiktoken" in vars(tokenizer) and "_tiktoken" not in vars(copies[1])
+    for copy in copies:
+        assert copy.fingerprint == tokenizer.fingerprint and copy.vocab == tokenizer.vocab and copy.merges == tokenizer.merges
+        assert copy.special_ids == tokenizer.special_ids and copy.eot == tokenizer.eot
+        assert copy.encode(text, True) == tokenizer.encode(text, True)
+    assert len(pickle.dumps(tokenizer)) < 20_000
+    assert tokenizer.fingerprint != train_bpe(text, 265, special_tokens).fingerprint
+
+
+def test_gpt2_survives_files(tmp_path):
+    our_gpt2().save(tmp_path / "tokenizer.json")
+    assert (tmp_path / "tokenizer.json").stat().st_size < 1_000_000
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.vocab == our_gpt2().vocab and loaded.fingerprint == our_gpt2().fingerprint
+
+
+def test_a_broken_definition_is_named():
+    good = train_bpe("abab", 258).to_dict()
+    for broken in ({**good, "bytes": [1]}, {**good, "merges": [[97, 400]]}, {**good, "merges": None}):
+        with pytest.raises(ValueError, match="not a "):
+            tokenizer_from_dict(broken)
+
+
+def test_files_of_gpt2s_kind(tmp_path):
+    characters = module._byte_characters()
+    assert len(set(characters)) == 256 and "".join(characters[33:127]) == bytes(range(33, 127)).decode() and characters[32] == "Ġ" and characters[10] == "Ċ"
+    vocab = {"<s>": 0} | {character: 1 + i for i, character in enumerate(characters)} | {"Ġa": 257, "<é>": 258}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ a\n", encoding="utf-8")
+    tokenizer = BPETokenizer.from_gpt2_files(tmp_path / "vocab.json", str(tmp_path / "merges.txt"))  # special tokens may come first, as in RoBERTa
+    assert tokenizer.encode("<s> a<é>", allow_special=True) == [0, 257, 258] and tokenizer.special_tokens == ["<s>", "<é>"]
+    assert tokenizer.encode("\x00b") == [1, 99] and tokenizer.decode([0, 257, 258]) == "<s> a<é>"
+    assert tokenizer_from_dict(tokenizer.to_dict()).vocab == tokenizer.vocab
+    for line in ("Ġ a b", "Ġa", "Ġ \u4e00"):
+        (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{line}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"line 2 of .*merges.txt is '{line}'; a merge is two tokens"):
+            BPETokenizer.from_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    (tmp_path / "merges.txt").write_text("", encoding="utf-8")
+    for content in ("{", "[]", '{"a": 0}', '{"a": []}', '{"a": null}'):
+        (tmp_path / "vocab.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError):
+            BPETokenizer.from_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
+
+
+def huggingface(tokenizer: BPETokenizer, folder: Path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save_huggingface(folder / "hf.json")
+    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "hf.json"))
+
+
+@settings(max_examples=60)
+@given(TEXTS, st.sampled_from([[], ["<|endoftext|>"], ["<|", "<|endoftext|>", "|>", "ab a"]]), st.lists(TEXTS, min_size=3, max_size=3))
+def test_hugging_face_gives_the_same_ids(text, special_tokens, samples):
+    assume(text.strip("<|>"))
+    tokenizer = train_bpe("x" + text, 290, special_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = huggingface(tokenizer, Path(folder))
+    for sample in (text, *samples, "<|endoftext|> ab ab a<|>", "".join(special_tokens)):
+        ids = tokenizer.encode(sample, allow_special=True)
+        assert theirs.encode(sample) == ids and theirs.decode(ids) == sample
+    assert len(theirs) == tokenizer.vocab_size and theirs.all_special_tokens is not None
+
+
+def test_hugging_face_reads_our_gpt2(tmp_path):
+    theirs = huggingface(our_gpt2(), tmp_path)
+    text = shakespeare().read_text(encoding="utf-8")
+    assert theirs.encode(text) == our_gpt2().encode(text)
+    for text in ADVERSARIAL:
+        assert theirs.encode(text) == our_gpt2().encode(text, allow_special=True), text[:40]
+
+
+def test_what_hugging_face_cannot_hold_is_named(tmp_path):
+    with pytest.raises(ValueError, match="special token 'a' is written like an ordinary token"):
+        BPETokenizer(VOCAB, [], ["a"]).save_huggingface(tmp_path / "hf.json")
+    merges = [(b"a", b"b"), (b"b", b"c"), (b"a", b"bc")]  # "abc" is cut as "ab", "c" before "bc" can form
+    tokenizer = BPETokenizer(VOCAB | {256: b"ab", 257: b"bc", 258: b"abc"}, merges)
+    assert tokenizer.encode("abc") == [258]
+    with pytest.raises(ValueError, match="Hugging Face would never make b'abc' of b'a' \\+ b'bc'"):
+        tokenizer.save_huggingface(tmp_path / "hf.json")
+    assert not (tmp_path / "hf.json").exists()
+
+
+def test_bpe_by_name(tmp_path):
+    texts = ["the fox and the mole", "the river"]
+    tokenizer = get_tokenizer("bpe-270", iter(texts), "\n")
+    assert isinstance(tokenizer, BPETokenizer) and tokenizer.vocab_size == 270 and tokenizer.eot == 269
+    assert tokenizer.fingerprint == train_bpe(texts, 270, ["<|endoftext|>"]).fingerprint
+    with pytest.raises(ValueError, match="'bpe-270' tokenizer takes its vocabulary from a text"):
+        get_tokenizer("bpe-270")
+    with pytest.raises(ValueError, match="vocab_size 100 is too small"):
+        get_tokenizer("bpe-100", texts)
+    with pytest.raises(ValueError, match="unknown tokenizer 'bpe-'.*'bpe-512'"):
+        get_tokenizer("bpe-", texts)
+
+
+def trained_by_hugging_face(path: Path, vocab_size: int):
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train([str(path)], tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False))
+    return tokenizer
+
+
+def test_training_compresses_as_hugging_face_does():
+    path = shakespeare()
+    text = path.read_text(encoding="utf-8")
+    ours, theirs = train_bpe(path, 4096), trained_by_hugging_face(path, 4096)
+    assert ours.vocab_size == theirs.get_vocab_size() == 4096
+    ratio = len(ours.encode(text)) / len(theirs.encode(text).ids)
+    assert abs(ratio - 1) < 0.005, "the same algorithm but for ties, and for the line where their reader cuts"
+
+
+def test_training_equals_the_naive_version():
+    text = shakespeare().read_text(encoding="utf-8")[:15_000]  # all of it takes minutes
+    assert train_bpe(text, 512).merges == train_bpe_naively(text, 512).merges
