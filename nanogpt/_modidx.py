@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'nanogpt.data._encode_all': ('data.html#_encode_all', 'nanogpt/data.py'),
                               'nanogpt.data._epoch': ('data.html#_epoch', 'nanogpt/data.py'),
                               'nanogpt.data._in_epochs': ('data.html#_in_epochs', 'nanogpt/data.py'),
+                              'nanogpt.data._keep_whole': ('data.html#_keep_whole', 'nanogpt/data.py'),
                               'nanogpt.data._load_meta': ('data.html#_load_meta', 'nanogpt/data.py'),
                               'nanogpt.data._manifest': ('data.html#_manifest', 'nanogpt/data.py'),
                               'nanogpt.data._open_shard': ('data.html#_open_shard', 'nanogpt/data.py'),

@@ -164,7 +164,7 @@ def data_(
         folder: of prepared data.
     """
     if problems := verify(folder):
-        raise ValueError("\n  ".join([f"{folder} is not what was prepared; prepare it again", *problems]))
+        raise ValueError("\n  ".join([f"{folder} is not what was prepared; delete what is named and prepare it again, it is made anew", *problems]))
     print(f"{folder}: all is as it was prepared")
 
 # %% ../nbs/tools/cli.ipynb #bdd54edd

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property, lru_cache, partial
-from itertools import accumulate, islice
+from itertools import accumulate, islice, takewhile
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -224,13 +224,27 @@ def _begin(out_dir: Path, meta: dict, overwrite: bool) -> dict:
         old = _load_meta(path)
         differ = [name for name, value in json.loads(json.dumps(meta)).items() if name not in ("complete", "splits") and old.get(name) != value]
         if not differ:
-            return old
+            return _keep_whole(out_dir, old)
         if not overwrite:
             raise ValueError(f"{out_dir} holds data that was prepared with another {differ[0]}; choose another out_dir, or set overwrite")
     path.unlink(missing_ok=True)
-    for shard in (shard for split in (old or {}).get("splits", {}).values() for shard in split.get("shards", [])):
-        (out_dir / shard["file"]).unlink(missing_ok=True)
+    for pattern in [f"{split}-[0-9]*.bin" for split in SPLITS] * (old is not None):
+        for shard in out_dir.glob(pattern):
+            shard.unlink()
     _write_meta(out_dir, meta)
+    return meta
+
+# %% ../nbs/03_data.ipynb #467c212b
+def _keep_whole(out_dir: Path, meta: dict) -> dict:
+    "The manifest without the shards from the first one on that is missing or too short, and the folder without what a kill left half written."
+    for leftover in out_dir.glob(".*.tmp"):
+        leftover.unlink()
+    size = np.dtype(meta["dtype"]).itemsize
+    there = lambda shard: (path := out_dir / shard["file"]).exists() and path.stat().st_size == size * shard["tokens"]
+    for info in meta["splits"].values():
+        whole = list(takewhile(there, info["shards"]))
+        meta["complete"] &= len(whole) == len(info["shards"])
+        info.update({count: sum(shard[count] for shard in whole) for count in COUNTS}, shards=whole)
     return meta
 
 
@@ -238,7 +252,7 @@ def _write_meta(out_dir: Path, meta: dict):
     with atomic_write(out_dir / "meta.json") as file:
         json.dump(meta, file, indent=1)
 
-# %% ../nbs/03_data.ipynb #467c212b
+# %% ../nbs/03_data.ipynb #26299b4c
 SPLITS = ("train", "val")
 COUNTS = ("documents", "characters", "tokens")
 FORMAT = 2  # of meta.json
@@ -273,7 +287,7 @@ def prepare(
         _write_meta(out_dir, meta)
     return meta
 
-# %% ../nbs/03_data.ipynb #26299b4c
+# %% ../nbs/03_data.ipynb #1aaa71fc
 def _write_shards(out_dir: Path, corpus: Corpus, tokenizer: Tokenizer, meta: dict, workers: int | None, progress: bool):
     writers = {split: _ShardWriter(out_dir, split, meta) for split in SPLITS}
     tasks = _tasks(split_documents(corpus, meta["val_fraction"]), {split: meta["splits"][split]["documents"] for split in SPLITS})
@@ -291,7 +305,7 @@ def _write_shards(out_dir: Path, corpus: Corpus, tokenizer: Tokenizer, meta: dic
         if not meta["splits"][split]["documents"]:
             raise ValueError(f"the corpus {corpus.name!r} has no text for the split {split!r}; use more text or another val_fraction")
 
-# %% ../nbs/03_data.ipynb #1aaa71fc
+# %% ../nbs/03_data.ipynb #3381f14c
 def read_meta(
     folder: str | Path,  # of prepared data, or of nanoGPT's raw .bin files
 ) -> dict:  # what meta.json says; nothing for raw files
@@ -306,7 +320,7 @@ def read_meta(
         raise ValueError(f"{folder}: the preparation was cut short; run the same `nanogpt prepare` again, it goes on where it stopped")
     return meta
 
-# %% ../nbs/03_data.ipynb #3381f14c
+# %% ../nbs/03_data.ipynb #7f75a99b
 def is_prepared(
     folder: str | Path,
 ) -> bool:
@@ -314,7 +328,7 @@ def is_prepared(
     path = Path(folder) / "meta.json"
     return path.exists() and _load_meta(path).get("complete", False)
 
-# %% ../nbs/03_data.ipynb #7f75a99b
+# %% ../nbs/03_data.ipynb #ac83b40a
 def verify(
     folder: str | Path,  # of prepared data
 ) -> list[str]:  # what is wrong, one line each; nothing when all is right
@@ -339,7 +353,7 @@ def verify(
             problems.append(f"{path.name} holds id {largest}, but the vocabulary has {meta['vocab_size']} ids")
     return problems
 
-# %% ../nbs/03_data.ipynb #ac83b40a
+# %% ../nbs/03_data.ipynb #2670905f
 def _open_shard(path: Path, dtype: np.dtype, tokens: int | None) -> np.ndarray:
     "A memory map of a file of ids, which must have so many."
     if not path.is_file():
@@ -352,7 +366,7 @@ def _open_shard(path: Path, dtype: np.dtype, tokens: int | None) -> np.ndarray:
         raise ValueError(f"{path} has {len(ids):,} tokens, meta.json says {tokens:,}; prepare the data again")
     return ids
 
-# %% ../nbs/03_data.ipynb #2670905f
+# %% ../nbs/03_data.ipynb #6a4f91f1
 class _Shards:
     "Arrays of ids, read as one long row."
 
@@ -381,7 +395,7 @@ class _Shards:
             raise ValueError(f"{self.folder} holds id {largest}, but the vocabulary has {self.vocab_size} ids; prepare the data with this tokenizer")
         return rows
 
-# %% ../nbs/03_data.ipynb #6a4f91f1
+# %% ../nbs/03_data.ipynb #40fcbc19
 class TokenDataset(_Shards):
     "The ids of a split, as one long row over all of its shards. They are memory-mapped: only what you draw is read."
 
@@ -416,7 +430,7 @@ def document_ids(
     "Number the documents of each window, so that attention can be told to stay inside one."
     return (x == eot).cumsum(dim=1)
 
-# %% ../nbs/03_data.ipynb #40fcbc19
+# %% ../nbs/03_data.ipynb #397097b9
 def _batch(data: TokenDataset, starts: np.ndarray, targets: np.ndarray | None, block_size: int) -> tuple[Tensor, Tensor]:
     "The windows at `starts` as inputs and targets; targets beyond the given number become -1."
     ids = torch.from_numpy(data.read(starts, block_size + 1).astype(np.int64))
@@ -431,7 +445,7 @@ def _check_length(data: TokenDataset, block_size: int):
             f"{data.folder} has {len(data):,} {data.split} tokens, fewer than block_size + 1 = {block_size + 1:,}; use more text or a smaller block_size"
         )
 
-# %% ../nbs/03_data.ipynb #397097b9
+# %% ../nbs/03_data.ipynb #67d46785
 def all_batches(
     data: TokenDataset,
     batch_size: int,  # B, windows a batch; the last batch may have fewer
@@ -454,7 +468,7 @@ def _cover(data: TokenDataset, block_size: int, aligned: bool) -> tuple[np.ndarr
     starts = np.repeat(firsts, counts) + nth * block_size
     return starts, np.minimum(np.repeat(lasts, counts) - starts, block_size)
 
-# %% ../nbs/03_data.ipynb #67d46785
+# %% ../nbs/03_data.ipynb #18b58c9c
 class Sampler:
     """Batches of windows without end. Which windows come next follows from the seed and from one number: how many were drawn before.
 
@@ -495,7 +509,7 @@ class Sampler:
     def load_state_dict(self, state: dict):
         self.drawn = state["drawn"]
 
-# %% ../nbs/03_data.ipynb #18b58c9c
+# %% ../nbs/03_data.ipynb #ccb7ecf8
 def _windows(data: TokenDataset, block_size: int, epochs: bool, aligned: bool) -> tuple[np.ndarray | None, np.ndarray | None, int]:
     "The starts to choose from (None: any), the targets of each (None: all of the window), and how many windows there are."
     if not aligned:
@@ -533,7 +547,7 @@ def _epoch(seed: int, count: int, slack: int, epoch: int) -> tuple[np.ndarray, i
     rng = np.random.default_rng([seed, epoch])
     return rng.permutation(count), int(rng.integers(slack + 1))
 
-# %% ../nbs/03_data.ipynb #ccb7ecf8
+# %% ../nbs/03_data.ipynb #ac204457
 class Prefetcher:
     "A sampler's batches on the device. A thread draws the next one while you compute with this one; on CUDA it copies from pinned memory."
 

@@ -10,11 +10,14 @@ from nanogpt.cli import COMMANDS, main
 OFFLINE = {"NANOGPT_CACHE": "absent", "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
 
+TRAIN = ["train", "demo", "--corpus", "text.txt", "--tokenizer", "char", "--no-aligned", "--out-dir", "run", *TINY_FLAGS]
+
+
 @pytest.fixture
 def trained(nanogpt, tmp_path):
     "A tiny run on a text file, made by the command itself."
     (tmp_path / "text.txt").write_text("Once there was a small text about a small model. " * 60, encoding="utf-8")
-    done = nanogpt("train", "demo", "--corpus", "text.txt", "--no-aligned", "--out-dir", "run", *TINY_FLAGS)
+    done = nanogpt(*TRAIN)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -74,14 +77,14 @@ def test_prepare_and_verify(nanogpt, tmp_path):
     shard.write_bytes(data)
     done = nanogpt("data", "verify", "d")
     assert "d is not what was prepared" in failure(done) and "val-00000.bin has changed since it was prepared" in done.stderr
-    assert "another source" in failure(nanogpt("prepare", "notes", "--out-dir", "d"))
+    assert "prepared with another corpus" in failure(nanogpt("prepare", "notes", "--out-dir", "d"))
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 and more text")
     assert "--errors replace" in failure(nanogpt("prepare", "latin.txt"))
     assert nanogpt("prepare", "latin.txt", "--errors", "replace").returncode == 0
 
 
 def test_resume_from_the_command_line(trained, nanogpt):
-    done = nanogpt("train", "demo", "--corpus", "text.txt", "--no-aligned", "--out-dir", "run", *TINY_FLAGS, "--init-from", "resume", "--max-iters", 30)
+    done = nanogpt(*TRAIN, "--init-from", "resume", "--max-iters", 30)
     assert done.returncode == 0 and "iter     30" in done.stdout
 
 
@@ -100,7 +103,7 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["train"], "name a preset: demo"),
         (["train", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'?"),
         (["train", "gpt2-124m"], "no data at data/openwebtext"),
-        (["train", "demo", "--n-embd", "130"], "n_embd must be a multiple of n_head"),
+        (["train", "demo", "--n-embd", "131"], "n_embd must be a multiple of n_head"),
         (["train", "demo", "--n-layer", "0"], "n_layer must be a positive"),
         (["train", "demo", "--n-head", "-4"], "n_head must be a positive"),
         (["train", "demo", "--init-from", "resume"], "no checkpoint at"),
@@ -111,7 +114,7 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["prepare", "short.txt", "--tokenizer", "bpe-100"], "vocab_size"),
         (["prepare", "short.txt", "--out-dir", "empty.txt/data"], "empty.txt"),
         (["data", "verify", "absent"], "no meta.json in absent"),
-        (["train", "demo", "--corpus", "short.txt"], "fewer than block_size"),
+        (["train", "demo", "--corpus", "short.txt", "--tokenizer", "char"], "fewer than block_size"),
         (["sample", "absent"], "no checkpoint at absent"),
         (["sample", "short.txt"], "short.txt"),
         (["eval", "absent"], "no checkpoint at"),
