@@ -434,7 +434,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 def _split_documents(
     pieces: Iterable[str],
-    limit: int = 1 << 26,  # characters
+    limit: int = 1 << 24,  # characters
 ) -> Iterator[str]:
     "The documents of a text file: split where it spells END_OF_TEXT, and cut at line ends where one is longer than `limit`."
     parts, marked = [""], False
@@ -535,8 +535,8 @@ def text_files(
 ) -> Corpus:
     """Local files, in the order of their names. A row is a document, and any file that does not hold rows is one text.
 
-    A text that spells `<|endoftext|>` (TinyStories' files do) is split into documents there. A document longer than 2**26 characters
-    (64 MiB of ASCII) comes as several, cut at line ends: no text is in memory whole. Raises FileNotFoundError, or ValueError for
+    A text that spells `<|endoftext|>` (TinyStories' files do) is split into documents there. A document longer than 2**24 characters
+    (16 MiB of ASCII) comes as several, cut at line ends: no text is in memory whole. Raises FileNotFoundError, or ValueError for
     a file without text, bytes that are not UTF-8, a damaged file, and a row without text, and says where.
     """
     if errors not in ("strict", "replace"):

@@ -176,12 +176,12 @@ class _ShardWriter:
 
     def __init__(self, out_dir: Path, split: str, meta: dict):
         self.out_dir, self.split, self.meta, self.info = out_dir, split, meta, meta["splits"][split]
-        self.parts, self.counts = [], dict.fromkeys(COUNTS, 0)
+        self.ids, self.counts = bytearray(), dict.fromkeys(COUNTS, 0)
         if meta["eot"] is not None and not self.info["shards"]:
             self.add(np.array([meta["eot"]], meta["dtype"]), 1, False)
 
     def add(self, ids: np.ndarray, characters: int, last: bool):
-        self.parts.append(ids)
+        self.ids += ids.tobytes()
         for name, count in zip(COUNTS, (last, characters, len(ids))):
             self.counts[name] += int(count)
         if last and self.counts["tokens"] >= self.meta["shard_tokens"]:
@@ -190,14 +190,13 @@ class _ShardWriter:
     def flush(self):
         if self.counts["documents"]:
             name = f"{self.split}-{len(self.info['shards']):05d}.bin"
-            data = np.concatenate(self.parts).tobytes()
             with atomic_write(self.out_dir / name, "wb") as file:
-                file.write(data)
-            self.info["shards"].append({"file": name, **self.counts, "sha256": hashlib.sha256(data).hexdigest()})
+                file.write(self.ids)
+            self.info["shards"].append({"file": name, **self.counts, "sha256": hashlib.sha256(self.ids).hexdigest()})
             for count in COUNTS:
                 self.info[count] += self.counts[count]
             _write_meta(self.out_dir, self.meta)
-            self.parts, self.counts = [], dict.fromkeys(COUNTS, 0)
+            self.ids, self.counts = bytearray(), dict.fromkeys(COUNTS, 0)
 
 # %% ../nbs/03_data.ipynb #b4394721
 def _manifest(corpus: Corpus, tokenizer: Tokenizer, val_fraction: float, shard_tokens: int) -> dict:

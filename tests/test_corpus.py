@@ -343,11 +343,11 @@ def test_documents_are_lazy_and_a_long_file_takes_little_memory(tmp_path):
     tracemalloc.stop()
 
 
-def test_a_file_beyond_64_mib_comes_in_pieces(tmp_path):
+def test_a_file_beyond_16_mib_comes_in_pieces(tmp_path):
     line = "0123456789 " * 93 + "\n"  # 1,024 characters
-    (tmp_path / "long.txt").write_text(line * 70_000, encoding="utf-8")
+    (tmp_path / "long.txt").write_text(line * 20_000, encoding="utf-8")
     corpus = text_files(tmp_path / "long.txt")
-    assert [len(text) for text in corpus.documents()] == [1 << 26, 70_000 * 1024 - (1 << 26)] and corpus.end is None
+    assert [len(text) for text in corpus.documents()] == [1 << 24, 20_000 * 1024 - (1 << 24)] and corpus.end is None
 
 
 def test_the_standard_library_is_a_corpus():
