@@ -146,7 +146,7 @@ def prepare(
     """
     source = get_corpus(corpus, column, split, subset, errors)
     path = Path(out_dir) if out_dir else data_path(TrainConfig(corpus=corpus, tokenizer=tokenizer))
-    trained = get_tokenizer(tokenizer, source.documents(), source.end)
+    trained = get_tokenizer(tokenizer, source.documents(), source.end, workers)
     meta = prepare_data(source, trained, path, val_fraction, workers, shard_tokens, overwrite, progress=True)
     for name, info in meta["splits"].items():
         counts = ", ".join(f"{info[count]:,} {count}" for count in ("documents", "characters", "tokens"))
@@ -231,9 +231,9 @@ def eval_(
     """
     checkpoint, model = open_run(run, device)
     config = TrainConfig(**checkpoint["config"])
-    data = TokenDataset(Path(data_dir) if data_dir else data_path(config), split)
+    data = TokenDataset(Path(data_dir) if data_dir else data_path(config), split, model.config.vocab_size)
     if data.meta and data.meta["tokenizer"] != tokenizer_from_checkpoint(checkpoint).fingerprint:
-        raise ValueError(f"{data.folder} was prepared with another tokenizer than the checkpoint's; prepare it with --tokenizer {Path(run) / 'tokenizer.json'}")
+        raise ValueError(f"{data.folder} was prepared with another tokenizer than the checkpoint's; prepare it with --tokenizer {checkpoint_path(run).parent / 'tokenizer.json'}")
     loss = evaluate(model, all_batches(data, config.batch_size, config.block_size, config.aligned))
     print(f"{split} loss {loss:.4f} nats/token over {len(data) - 1:,} tokens; perplexity {math.exp(loss):.2f}")
     if data.info:

@@ -13,6 +13,7 @@ import codecs
 import glob
 import gzip
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -535,7 +536,7 @@ def text_files(
 ) -> Corpus:
     """Local files, in the order of their names. A row is a document, and any file that does not hold rows is one text.
 
-    A text that spells `<|endoftext|>` (TinyStories' files do) is split into documents there. A document longer than 2**24 characters
+    A text that spells `<|endoftext|>` (TinyStories' files do) is split into documents there. A plain text longer than 2**24 characters
     (16 MiB of ASCII) comes as several, cut at line ends: no text is in memory whole. Raises FileNotFoundError, or ValueError for
     a file without text, bytes that are not UTF-8, a damaged file, and a row without text, and says where.
     """
@@ -627,7 +628,7 @@ def download(
             with urllib.request.urlopen(url, timeout=30) as response:
                 data = response.read()
             break
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # HTTPException: the connection ended too early
             if attempt == attempts - 1:
                 raise OSError(f"{name} could not be downloaded ({error}); connect, or put the file from {url} at {path}") from None
             time.sleep(2**attempt)
@@ -721,7 +722,8 @@ def _stream_rows(name: str, config: str | None, split: str, revision: str | None
             fix = f"its converted files may load as 'hf:{name}@refs/convert/parquet', or name a repository of Parquet files"
             raise ValueError(f"data set {name} is made by a script, which `datasets` no longer runs; {fix}") from None
         if isinstance(error, ValueError):  # an unknown configuration or split: the message lists those that there are
-            raise ValueError(f"data set {name}: {reason}") from None
+            listed = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            raise ValueError(f"data set {name}: {listed} (subset=, or `--subset`, names a configuration)") from None
         fix = f"connect, check the name at https://huggingface.co/datasets/{name}, or name a local file or folder"
         raise OSError(f"data set {name} could not be read ({reason}); {fix}") from None
 

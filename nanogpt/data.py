@@ -13,17 +13,12 @@ import hashlib
 import json
 import math
 import os
-import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
-from itertools import accumulate, islice, takewhile
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
+from itertools import accumulate, chain, islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +28,7 @@ from tqdm import tqdm
 
 from .corpus import Corpus
 from .files import atomic_write, sha256_of
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, in_processes, load_tokenizer
 
 # %% ../nbs/03_data.ipynb #d65d3946
 def dtype_for(
@@ -144,31 +139,7 @@ def _encode_all(tasks: Iterator[Task], tokenizer: Tokenizer, workers: int | None
     yield from map(partial(_encode, tokenizer=tokenizer), islice(tasks, serial))
     if (task := next(tasks, None)) is None:
         return
-    workers = workers or os.cpu_count() or 1
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(tokenizer,))
-    try:
-        pending = deque([pool.submit(_work, task)])
-        for task in tasks:
-            pending.append(pool.submit(_work, task))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise OSError("a process that encodes was ended, perhaps for want of memory; run it again with fewer workers: it goes on where it stopped") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(tokenizer: Tokenizer):
-    "Keep the tokenizer, leave Ctrl-C to the parent process, and end when that ends, even if it was killed."
-    globals()["_worker_tokenizer"] = tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=lambda: (wait([parent_process().sentinel]), os._exit(1)), daemon=True).start()
-
-
-def _work(task: Task) -> tuple:
-    return _encode(task, globals()["_worker_tokenizer"])
+    yield from in_processes(partial(_encode, tokenizer=tokenizer), chain([task], tasks), workers)
 
 # %% ../nbs/03_data.ipynb #bdd54edd
 class _ShardWriter:
@@ -236,7 +207,7 @@ def _begin(out_dir: Path, meta: dict, overwrite: bool) -> dict:
 # %% ../nbs/03_data.ipynb #467c212b
 def _keep_whole(out_dir: Path, meta: dict) -> dict:
     "The manifest without the shards from the first one on that is missing or too short, and the folder without what a kill left half written."
-    for leftover in out_dir.glob(".*.tmp"):
+    for leftover in (path for split in SPLITS for path in out_dir.glob(f".{split}-*.bin.*.tmp")):
         leftover.unlink()
     size = np.dtype(meta["dtype"]).itemsize
     there = lambda shard: (path := out_dir / shard["file"]).exists() and path.stat().st_size == size * shard["tokens"]
@@ -245,6 +216,23 @@ def _keep_whole(out_dir: Path, meta: dict) -> dict:
         meta["complete"] &= len(whole) == len(info["shards"])
         info.update({count: sum(shard[count] for shard in whole) for count in COUNTS}, shards=whole)
     return meta
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    "One preparation at a time in a folder: a second one waits. The system lifts the lock when a process ends. (Windows has no such lock.)"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _write_meta(out_dir: Path, meta: dict):
@@ -278,12 +266,14 @@ def prepare(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     out_dir = Path(out_dir)
-    meta = _begin(out_dir, _manifest(corpus, tokenizer, val_fraction, shard_tokens), overwrite)
-    if not meta["complete"]:
-        tokenizer.save(out_dir / "tokenizer.json")
-        _write_shards(out_dir, corpus, tokenizer, meta, workers, progress)
-        meta["complete"] = True
-        _write_meta(out_dir, meta)
+    with _locked(out_dir):
+        meta = _begin(out_dir, _manifest(corpus, tokenizer, val_fraction, shard_tokens), overwrite)
+        if not (meta["complete"] and (out_dir / "tokenizer.json").exists()):
+            tokenizer.save(out_dir / "tokenizer.json")
+        if not meta["complete"]:
+            _write_shards(out_dir, corpus, tokenizer, meta, workers, progress)
+            meta["complete"] = True
+            _write_meta(out_dir, meta)
     return meta
 
 # %% ../nbs/03_data.ipynb #1aaa71fc
@@ -561,7 +551,7 @@ class Prefetcher:
 
     def load_state_dict(self, state: dict):
         self.state = state
-        self.pool.submit(self.sampler.load_state_dict, state)
+        self.pool.submit(self.sampler.load_state_dict, state).result()
         self.upcoming = self.pool.submit(self._draw)
 
     def state_dict(self) -> dict:

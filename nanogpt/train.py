@@ -41,7 +41,7 @@ from .tokenizer import Tokenizer, get_tokenizer, load_tokenizer
 class TrainConfig:
     "One run, described in full. nanoGPT's names where it has them."
 
-    corpus: str = "tales"  # "tales", "shakespeare", a text file or folder; "" when data_dir is already prepared
+    corpus: str = "tales"  # what get_corpus takes: a name, file, folder, glob, "hf:owner/name" or mix; "" when data_dir is already prepared
     tokenizer: str = "char"  # "char", "byte", "bpe-N" (trained on the corpus, N entries), "gpt2" or a saved tokenizer
     data_dir: str = ""  # where the prepared data is, or goes; "" means data/<corpus>-<tokenizer>
     sampling: str = "random"  # windows "random", with replacement, or in "epochs", each token once before any comes again
@@ -219,11 +219,23 @@ def load_data(
         prepare(corpus, get_tokenizer(config.tokenizer, corpus.documents(), corpus.end), path)
     tokenizer = load_tokenizer(path) if (path / "tokenizer.json").exists() else get_tokenizer(config.tokenizer)
     train, val = (TokenDataset(path, split, tokenizer.vocab_size) for split in ("train", "val"))
+    if not raw and not config.data_dir and config.corpus:
+        _check_source(config, path, train.meta["source"])
     if train.meta and train.meta["tokenizer"] != tokenizer.fingerprint:
         raise ValueError(f"{path} was prepared with another tokenizer than the tokenizer.json beside it; prepare the data again")
     return train, val, tokenizer
 
 # %% ../nbs/10_train.ipynb #b4394721
+def _check_source(config: TrainConfig, path: Path, source: dict):
+    "Raise ValueError when the folder that the corpus names holds the ids of other text: another corpus of that name, or the same one before a change."
+    try:
+        wanted = json.loads(json.dumps(get_corpus(config.corpus).source))
+    except OSError:
+        return  # the text is not here any more; its ids are
+    if wanted != source:
+        raise ValueError(f"{path} was prepared from other text than {config.corpus!r} is now; delete the folder, or choose another data_dir")
+
+# %% ../nbs/10_train.ipynb #467c212b
 @dataclass
 class Run:
     "All that training changes or needs, in one place."
@@ -249,7 +261,7 @@ class Run:
         "Tokens that one optimizer step learns from."
         return self.config.batch_size * self.config.block_size * self.config.gradient_accumulation_steps
 
-# %% ../nbs/10_train.ipynb #467c212b
+# %% ../nbs/10_train.ipynb #26299b4c
 def start_run(
     config: TrainConfig,
 ) -> Run:
@@ -284,7 +296,7 @@ def start_run(
         restore(run, checkpoint)
     return run
 
-# %% ../nbs/10_train.ipynb #26299b4c
+# %% ../nbs/10_train.ipynb #1aaa71fc
 def check_shape(config: TrainConfig, saved: GPTConfig):
     "Raise ValueError that names every way in which a checkpoint's model differs from the configuration's: none of them is ignored."
     names = ("block_size", "n_layer", "n_head", "n_embd", "bias", "dropout")
@@ -292,7 +304,7 @@ def check_shape(config: TrainConfig, saved: GPTConfig):
     if differ:
         raise ValueError(f"the checkpoint in {config.out_dir} has another shape: {'; '.join(differ)}")
 
-# %% ../nbs/10_train.ipynb #1aaa71fc
+# %% ../nbs/10_train.ipynb #3381f14c
 def train_step(
     run: Run,
 ) -> float:  # mean loss over the micro-batches, nats a token
@@ -317,7 +329,7 @@ def train_step(
     run.iter_num += 1
     return total.item()
 
-# %% ../nbs/10_train.ipynb #3381f14c
+# %% ../nbs/10_train.ipynb #7f75a99b
 def checkpoint_of(
     run: Run,
 ) -> dict:  # for `save_checkpoint`
@@ -353,7 +365,7 @@ def restore(
     run.batches.load_state_dict(checkpoint["sampler"])
     set_rng_state(checkpoint["rng"])
 
-# %% ../nbs/10_train.ipynb #7f75a99b
+# %% ../nbs/10_train.ipynb #ac83b40a
 def read_metrics(
     path: str | Path,  # a metrics.jsonl, or the folder of a run
 ) -> list[dict]:
@@ -372,7 +384,7 @@ def _write_metrics(run: Run, rows: list[dict]):
     with atomic_write(Path(run.config.out_dir) / "metrics.jsonl") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
-# %% ../nbs/10_train.ipynb #ac83b40a
+# %% ../nbs/10_train.ipynb #2670905f
 def _measure(run: Run, on_eval: Callable[[Run], dict] | None) -> dict:
     "One row of metrics: losses, speed, and what `on_eval` adds."
     config = run.config
@@ -401,7 +413,7 @@ def tokens_per_character(
     "Turns nats a token into nats a character, which compare across tokenizers."
     return data.info["tokens"] / data.info["characters"]
 
-# %% ../nbs/10_train.ipynb #2670905f
+# %% ../nbs/10_train.ipynb #6a4f91f1
 @dataclass
 class TrainResult:
     "What a run leaves behind."
@@ -414,7 +426,7 @@ class TrainResult:
     floor: float | None  # nats a character, where the corpus knows it
     interrupted: bool  # Ctrl-C ended it early; resume goes on
 
-# %% ../nbs/10_train.ipynb #6a4f91f1
+# %% ../nbs/10_train.ipynb #40fcbc19
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
     "Inside the block the first Ctrl-C sets the event, so that a step is never torn in half; the second one raises."
@@ -434,7 +446,7 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
     finally:
         signal.signal(signal.SIGINT, previous)
 
-# %% ../nbs/10_train.ipynb #40fcbc19
+# %% ../nbs/10_train.ipynb #397097b9
 def _timed_step(run: Run, bar: tqdm):
     "Step, keep the time and the loss, and refuse to go on from a loss that is no number."
     start = time.perf_counter()
@@ -462,43 +474,44 @@ def _evaluate_and_save(run: Run, rows: list[dict], on_eval: Callable[[Run], dict
     save_checkpoint(out_dir / "ckpt.pt", checkpoint)
     return row
 
-# %% ../nbs/10_train.ipynb #397097b9
+# %% ../nbs/10_train.ipynb #67d46785
 def train(
     config: TrainConfig,
     on_eval: Callable[[Run], dict] | None = None,  # called at every evaluation; what it returns joins the row of metrics
     progress: bool = True,  # show a progress bar and a line an evaluation
 ) -> TrainResult:
     "Train to `max_iters`, evaluating and saving every `eval_interval` iterations. Ctrl-C saves and returns."
-    with torch.random.fork_rng(), _stop_on_interrupt() as stop:
-        run = start_run(config)
-        out_dir = Path(config.out_dir)
-        run.tokenizer.save(out_dir / "tokenizer.json")
-        with atomic_write(out_dir / "config.json") as file:
-            json.dump(asdict(config), file, indent=1)
-        if config.init_from == "resume":
-            rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
-        else:
-            rows = []
-            for name in ("ckpt.pt", "best.pt", "metrics.jsonl"):  # of a run that is being overwritten
-                (out_dir / name).unlink(missing_ok=True)
-        if progress:
-            print(describe(run))
-        with tqdm(total=config.max_iters, initial=run.iter_num, disable=not progress, unit="it", smoothing=0.05) as bar:
-            while not stop.is_set():
-                due = run.iter_num % config.eval_interval == 0 or run.iter_num >= config.max_iters
-                if due and (not rows or rows[-1]["iter"] < run.iter_num):  # a resumed run may have its row already
-                    rows.append(_evaluate_and_save(run, rows, on_eval))
-                    if progress:
-                        bar.write(format_row(rows[-1]))
-                if run.iter_num >= config.max_iters:
-                    break
-                _timed_step(run, bar)
-        if stop.is_set():
-            save_checkpoint(out_dir / "ckpt.pt", checkpoint_of(run))
-            print(f"stopped at iteration {run.iter_num}; saved {out_dir / 'ckpt.pt'}; go on with init_from='resume'")
-        return TrainResult(run.model.eval(), run.tokenizer, rows, out_dir, run.best_val_loss, run.val_data.meta.get("floor"), stop.is_set())
+    with torch.random.fork_rng():
+        run = start_run(config)  # preparing data may take long: Ctrl-C ends it at once, and nothing is lost
+        with _stop_on_interrupt() as stop:
+            out_dir = Path(config.out_dir)
+            run.tokenizer.save(out_dir / "tokenizer.json")
+            with atomic_write(out_dir / "config.json") as file:
+                json.dump(asdict(config), file, indent=1)
+            if config.init_from == "resume":
+                rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
+            else:
+                rows = []
+                for name in ("ckpt.pt", "best.pt", "metrics.jsonl"):  # of a run that is being overwritten
+                    (out_dir / name).unlink(missing_ok=True)
+            if progress:
+                print(describe(run))
+            with tqdm(total=config.max_iters, initial=run.iter_num, disable=not progress, unit="it", smoothing=0.05) as bar:
+                while not stop.is_set():
+                    due = run.iter_num % config.eval_interval == 0 or run.iter_num >= config.max_iters
+                    if due and (not rows or rows[-1]["iter"] < run.iter_num):  # a resumed run may have its row already
+                        rows.append(_evaluate_and_save(run, rows, on_eval))
+                        if progress:
+                            bar.write(format_row(rows[-1]))
+                    if run.iter_num >= config.max_iters:
+                        break
+                    _timed_step(run, bar)
+            if stop.is_set():
+                save_checkpoint(out_dir / "ckpt.pt", checkpoint_of(run))
+                print(f"stopped at iteration {run.iter_num}; saved {out_dir / 'ckpt.pt'}; go on with init_from='resume'")
+            return TrainResult(run.model.eval(), run.tokenizer, rows, out_dir, run.best_val_loss, run.val_data.meta.get("floor"), stop.is_set())
 
-# %% ../nbs/10_train.ipynb #67d46785
+# %% ../nbs/10_train.ipynb #18b58c9c
 def describe(
     run: Run,
 ) -> str:  # two lines

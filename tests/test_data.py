@@ -206,6 +206,7 @@ def test_a_lost_shard_is_made_again(tmp_path):
     (tmp_path / "mended" / "train-00002.bin").unlink()
     (tmp_path / "mended" / "val-00000.bin").write_bytes(b"ab")
     (tmp_path / "mended" / ".train-00003.bin.17.tmp").touch()
+    (tmp_path / "mended" / "tokenizer.json").unlink()
     prepare(tales(200), ByteTokenizer(), tmp_path / "mended", shard_tokens=10_000)
     assert same_files(tmp_path / "whole", tmp_path / "mended")
 
@@ -388,3 +389,17 @@ def test_document_ids_follow_the_ends(some_tales):
         for token, given in zip(row, numbers):
             number += token == some_tales.eot
             assert given == number
+
+
+def test_a_second_preparation_waits(tmp_path):
+    "Two that began together leave what one leaves, and neither fails."
+    command = [sys.executable, "-c", SLOW_PREPARE]
+    both = [subprocess.Popen([*command, tmp_path / "shared", "1"]) for _ in range(2)]
+    subprocess.run([*command, tmp_path / "alone", "1"], check=True, timeout=300)
+    assert [process.wait(300) for process in both] == [0, 0]
+    assert same_files(tmp_path / "alone", tmp_path / "shared")
+
+
+def test_a_sampler_state_that_is_none_is_refused(some_tales):
+    with pytest.raises(KeyError, match="drawn"):
+        Prefetcher(Sampler(some_tales, 4, 30)).load_state_dict({})

@@ -312,7 +312,8 @@ def test_processes_count_the_same(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 1000)
     monkeypatch.setattr(module, "_BATCH", 2000)
     started = []
-    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers, pool=module.ProcessPoolExecutor: started.append(workers) or pool(workers))
+    pool = module.ProcessPoolExecutor
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers, **options: started.append(workers) or pool(workers, **options))
     assert train_bpe(source, 400, ["<|end of text|>"], workers=2).fingerprint == one.fingerprint
     assert started == [2]
 
@@ -321,23 +322,29 @@ def test_batches_are_read_only_as_fast_as_they_are_counted(monkeypatch):
     asked, done = [], []
 
     class Pool:
-        def submit(self, count, *arguments):
-            return SimpleNamespace(result=lambda: done.append(1) or count(*arguments))
+        def __init__(self, workers, initializer, initargs):
+            self.function = initargs[0]
+
+        def submit(self, _, batch):
+            return SimpleNamespace(result=lambda: done.append(1) or self.function(batch))
+
+        def shutdown(self, cancel_futures):
+            assert cancel_futures
 
     def documents():
         for number in range(50):
             asked.append(number)
-            assert len(asked) - len(done) <= 3 + 4  # one more than there are workers, and the four that decide for processes
+            assert len(asked) - len(done) <= 5 + 4  # two for each worker and one more, and the four that decide for processes
             yield "some words"
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers: contextlib.nullcontext(Pool()))
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(module, "_BATCH", 5)
     assert train_bpe(documents(), 260, workers=2).vocab_size == 260
     assert len(asked) == len(done) == 50
 
 
 def test_small_inputs_start_no_process(monkeypatch):
-    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers: pytest.fail("a process was started"))
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda workers, **options: pytest.fail("a process was started"))
     train_bpe("some words " * 100_000, 260, workers=4)
 
 
@@ -347,7 +354,7 @@ def test_a_script_without_a_guard_is_told(tmp_path):
     (tmp_path / "script.py").write_text(start + train, encoding="utf-8")
     run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, encoding="utf-8", timeout=120)
     assert run.returncode == 1
-    assert "a process that counted pieces has died; start your script's work under `if __name__ == '__main__':`" in run.stderr
+    assert "a worker process has died; start your script's work under `if __name__ == '__main__':`" in run.stderr
 
 
 def test_memory_follows_the_pieces_and_not_the_file(tmp_path, monkeypatch):
@@ -575,3 +582,11 @@ def test_training_compresses_as_hugging_face_does():
 def test_training_equals_the_naive_version():
     text = shakespeare().read_text(encoding="utf-8")[:15_000]  # all of it takes minutes
     assert train_bpe(text, 512).merges == train_bpe_naively(text, 512).merges
+
+
+def test_gpt2_survives_a_million_spaces():
+    tokenizer = gpt2()
+    text = "a" + " " * 1_000_000 + "b"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    long = "a" + " " * 20_000 + "b"
+    assert tokenizer.encode(long) == tokenizer.encoding.encode_ordinary(long)

@@ -206,3 +206,15 @@ def test_prepared_on_demand(tmp_path, monkeypatch):
     assert isinstance(val_data, TokenDataset)
     with pytest.raises(FileNotFoundError, match="nanogpt prepare"):
         load_data(get_preset("gpt2-124m"))
+
+
+def test_data_of_other_text_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("abc " * 200, encoding="utf-8")
+    load_data(TrainConfig(corpus="mine.txt"))
+    Path("mine.txt").write_text("abd " * 200, encoding="utf-8")
+    with pytest.raises(ValueError, match="data/mine-char was prepared from other text than 'mine.txt' is now; delete the folder"):
+        load_data(TrainConfig(corpus="mine.txt"))
+    load_data(TrainConfig(corpus="mine.txt", data_dir="data/mine-char"))
+    Path("mine.txt").unlink()
+    load_data(TrainConfig(corpus="mine.txt"))
