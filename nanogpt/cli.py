@@ -277,9 +277,11 @@ def bench(
         name: bpe trains a vocabulary (against Hugging Face tokenizers), prepare encodes to disk (against tiktoken), batches draws them (against nanoGPT's way).
         megabytes: of text, for prepare.
         tokenizer: for prepare: gpt2, or a saved byte-pair encoding.
-        rounds: how often each contender is timed, in turns.
+        rounds: how often each contender is timed, in turns (the naive trainer once: it takes minutes).
         out: a .json file to keep the figures in.
     """
+    if name != "prepare" and (megabytes, tokenizer) != (100, "gpt2"):
+        raise ValueError(f"--megabytes and --tokenizer belong to prepare; {name} takes neither")
     results = bench_prepare(megabytes, tokenizer, rounds=rounds) if name == "prepare" else BENCHMARKS[name](rounds=rounds)
     print("\n\n".join(report(result) for result in results))
     if out:

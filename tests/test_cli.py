@@ -114,6 +114,7 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["prepare", "short.txt", "--tokenizer", "bpe-100"], "vocab_size"),
         (["prepare", "short.txt", "--out-dir", "empty.txt/data"], "empty.txt"),
         (["data", "verify", "absent"], "no meta.json in absent"),
+        (["bench", "batches", "--megabytes", "5"], "belong to prepare"),
         (["train", "demo", "--corpus", "short.txt", "--tokenizer", "char"], "fewer than block_size"),
         (["sample", "absent"], "no checkpoint at absent"),
         (["sample", "short.txt"], "short.txt"),
