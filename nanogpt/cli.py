@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 import tyro
 
-from .bench import BENCHMARKS, bench_prepare, report, save_benchmarks
+from .bench import BENCHMARKS, report, save_benchmarks
 from .checkpoint import load_checkpoint, model_from_checkpoint, tokenizer_from_checkpoint
 from .corpus import get_corpus
-from .data import SPLITS, TokenDataset, all_batches, verify
+from .data import COUNTS, SPLITS, TokenDataset, all_batches, verify
 from .data import prepare as prepare_data
 from .files import atomic_write
 from .model import GPT
@@ -149,7 +149,7 @@ def prepare(
     trained = get_tokenizer(tokenizer, source.documents(), source.end, workers)
     meta = prepare_data(source, trained, path, val_fraction, workers, shard_tokens, overwrite, progress=True)
     for name, info in meta["splits"].items():
-        counts = ", ".join(f"{info[count]:,} {count}" for count in ("documents", "characters", "tokens"))
+        counts = ", ".join(f"{info[count]:,} {count}" for count in COUNTS)
         print(f"{path} {name}: {counts}, {len(info['shards'])} shard{'s' * (len(info['shards']) > 1)}")
 
 # %% ../nbs/tools/cli.ipynb #9d77b69a
@@ -282,7 +282,8 @@ def bench(
     """
     if name != "prepare" and (megabytes, tokenizer) != (100, "gpt2"):
         raise ValueError(f"--megabytes and --tokenizer belong to prepare; {name} takes neither")
-    results = bench_prepare(megabytes, tokenizer, rounds=rounds) if name == "prepare" else BENCHMARKS[name](rounds=rounds)
+    options = {"megabytes": megabytes, "tokenizer": tokenizer} if name == "prepare" else {}
+    results = BENCHMARKS[name](rounds=rounds, **options)
     print("\n\n".join(report(result) for result in results))
     if out:
         save_benchmarks(results, out)

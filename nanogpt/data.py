@@ -59,14 +59,14 @@ def split_documents(
     few = sum(1 for _ in islice(documents(), math.ceil(10 / val_fraction))) < math.ceil(10 / val_fraction)
     for number, text in documents():
         try:
-            text.encode("utf-8")
+            split = split_of(text, val_fraction)
         except UnicodeEncodeError as error:
             raise ValueError(f"document {number:,}: character {error.start} is {text[error.start]!r}, half a surrogate pair; remove it") from None
         if few:
             cut = min(max(int(len(text) * (1 - val_fraction)), 1), max(len(text) - 1, 1))
-            yield from ((number, split, part) for split, part in (("train", text[:cut]), ("val", text[cut:])) if part)
+            yield from ((number, end, part) for end, part in (("train", text[:cut]), ("val", text[cut:])) if part)
         else:
-            yield number, split_of(text, val_fraction), text
+            yield number, split, text
 
 # %% ../nbs/03_data.ipynb #dcbb262c
 LONG = 1 << 20  # characters: longer documents are encoded in pieces, and this much text is one task

@@ -308,10 +308,7 @@ class BPETokenizer(_ReadableBPE):
         allow_special: bool = False,  # else text that spells a special token is plain text, which is safe for documents
     ) -> list[int]:
         "Of special tokens that overlap, the first wins, and the longest of those that begin together. Raises ValueError for a lone surrogate."
-        return self._encode_parts(text, allow_special, self._encode_plain)
-
-    def _encode_plain(self, text: str) -> list[int]:
-        return encode_with_tiktoken(self._tiktoken, text)
+        return self._encode_parts(text, allow_special, partial(encode_with_tiktoken, self._tiktoken))
 
     @cached_property
     def _tiktoken(self):
