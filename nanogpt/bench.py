@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BENCHMARKS', 'side_by_side', 'Row', 'Benchmark', 'machine', 'to_rows', 'report', 'save_benchmarks', 'reopening_batch',
-           'bench_batches', 'some_text', 'bench_bpe', 'repeated_stdlib', 'bench_prepare']
+           'bench_batches', 'some_text', 'bench_bpe', 'repeated_stdlib', 'bench_prepare', 'generate_uncached',
+           'copy_speed', 'bench_decode', 'bench_loss']
 
 # %% ../nbs/12_bench.ipynb #f6fca61c
 import json
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from itertools import islice
@@ -30,6 +31,10 @@ import torch
 from .corpus import Corpus, python_stdlib, shakespeare
 from .data import Sampler, TokenDataset, prepare
 from .files import atomic_write
+from .hub import save_pretrained
+from .model import GPT, GPTConfig, count_params
+from .optim import adamw
+from .sample import for_decoding, generate
 from .tokenizer import BPETokenizer, TiktokenTokenizer, get_tokenizer, train_bpe, train_bpe_naively
 
 # %% ../nbs/12_bench.ipynb #d65d3946
@@ -233,15 +238,19 @@ def _prepare_measured(megabytes: float, tokenizer: str, workers: int, out_dir: s
     print(json.dumps([time.perf_counter() - start, *_peak_megabytes()]))
 
 
-def _prepare_in_a_process(megabytes: float, tokenizer: str, workers: int) -> tuple[float, float, float]:
-    "What `_prepare_measured` prints. Raises OSError when the process fails."
-    with tempfile.TemporaryDirectory() as folder:
-        code = f"from nanogpt.bench import _prepare_measured; _prepare_measured{(megabytes, tokenizer, workers, f'{folder}/data')}"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+def _in_a_process(call: str, what: str) -> list[float]:
+    "What a function of this module prints, run in a process of its own. Raises OSError when the process fails."
+    done = subprocess.run([sys.executable, "-c", f"import nanogpt.bench; nanogpt.bench.{call}"], capture_output=True, encoding="utf-8")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OSError(f"the process that prepared {megabytes:g} MB failed ({reason}); free memory and disk, or measure fewer megabytes")
-    return tuple(json.loads(done.stdout))
+        raise OSError(f"the process of {what} failed ({reason}); free memory and disk, or measure less")
+    return json.loads(done.stdout)
+
+
+def _prepare_in_a_process(megabytes: float, tokenizer: str, workers: int) -> tuple[float, float, float]:
+    "What `_prepare_measured` prints."
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(_in_a_process(f"_prepare_measured{(megabytes, tokenizer, workers, f'{folder}/data')}", f"preparing {megabytes:g} MB"))
 
 # %% ../nbs/12_bench.ipynb #1aaa71fc
 def _encode_in_memory(corpus: Corpus, encoding, workers: int) -> tuple[float, int]:
@@ -287,4 +296,116 @@ def bench_prepare(
     return [Benchmark(title, "MB", to_rows(seconds, size / 1e6, "tiktoken encode_ordinary_batch"), notes, machine())]
 
 # %% ../nbs/12_bench.ipynb #7f75a99b
-BENCHMARKS = {"bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches}
+def generate_uncached(
+    model: GPT,
+    idx: torch.Tensor,  # int64 (B, T)
+    max_new_tokens: int,
+) -> torch.Tensor:  # int64 (B, T + max_new_tokens)
+    "Greedy text as nanoGPT's `generate` computes it: the whole context anew for every token."
+    with torch.no_grad():
+        for _ in range(max_new_tokens):
+            hidden = model.hidden_states(idx[:, -model.config.block_size :])
+            idx = torch.cat([idx, model.logits(hidden[:, -1]).argmax(-1, keepdim=True)], dim=1)
+    return idx
+
+
+def copy_speed(
+    megabytes: int = 512,
+    rounds: int = 5,
+) -> float:  # bytes read and written a second
+    "How fast this machine moves memory: a copy of more than its caches hold."
+    source = torch.ones(megabytes * 250_000)
+    target = torch.zeros_like(source)
+    seconds = side_by_side({"copy": lambda: target.copy_(source)}, rounds)["copy"]
+    return 2 * source.numel() * source.element_size() / min(seconds)
+
+# %% ../nbs/12_bench.ipynb #ac83b40a
+def _in_transformers(model: GPT) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    "Greedy text with the same weights by Hugging Face's library. Raises ImportError without it."
+    try:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+    except ImportError:
+        raise ImportError("the benchmark of decoding needs transformers; run `pip install 'nanogpt[hf]'`") from None
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder)
+        theirs = AutoModelForCausalLM.from_pretrained(folder)
+    return lambda idx, n: theirs.generate(idx, attention_mask=torch.ones_like(idx), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
+
+# %% ../nbs/12_bench.ipynb #2670905f
+def bench_decode(
+    config: GPTConfig | None = None,  # GPT-2's smallest when None
+    new_tokens: int = 256,
+    rounds: int = 3,
+) -> list[Benchmark]:
+    """Greedy decoding of one sequence on the CPU in float32, against nanoGPT's way (timed once: it takes minutes) and transformers, with the same weights.
+
+    Raises ImportError without transformers, and ValueError where a contender in float32 writes other tokens.
+    """
+    model = GPT(config or GPTConfig.gpt2(), torch.Generator().manual_seed(0)).eval()
+    idx = torch.randint(model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(1))
+    theirs, packed, int8 = _in_transformers(model), for_decoding(model), for_decoding(model, "int8")
+    contenders = {
+        "transformers generate": lambda: theirs(idx, new_tokens),
+        "generate": lambda: generate(model, idx, new_tokens, temperature=0),
+        "generate, for_decoding": lambda: generate(packed, idx, new_tokens, temperature=0),
+        "generate, for_decoding int8": lambda: generate(int8, idx, new_tokens, temperature=0),
+    }
+    expected = contenders["generate"]()
+    for name, work in contenders.items():
+        if "int8" not in name and not torch.equal(work(), expected):
+            raise ValueError(f"{name} writes other tokens than generate does; the speeds do not compare")
+    slow = {"nanoGPT's way": lambda: generate_uncached(model, idx, new_tokens)}
+    seconds = side_by_side(slow, 1, warm_up=False) | side_by_side(contenders, rounds)
+    rows = to_rows(seconds, new_tokens, "nanoGPT's way")
+    parts = count_params(model.config)
+    read = 4 * (sum(parts.values()) - parts["position embedding"] - (0 if model.config.tied else parts["token embedding"]))
+    limit = copy_speed() / read
+    notes = {
+        "limit by bandwidth": f"{limit:.1f} tokens/s = {limit * read / 1e9:.1f} GB/s, the speed of a copy, over {read / 1e6:,.0f} MB of weights a token",
+        "shares of it": ", ".join(f"{row.name} {row.rate / limit:.0%}" for row in rows if "int8" not in row.name),
+        "against transformers": ", ".join(f"{row.name} {row.rate / rows[1].rate:.2f}×" for row in rows[2:]),
+    }
+    return [Benchmark(f"{new_tokens} tokens from {model.num_params():,} parameters, greedy, one sequence", "tokens", rows, notes, machine())]
+
+# %% ../nbs/12_bench.ipynb #6a4f91f1
+def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: int, steps: int):
+    "Train GPT-2's smallest model, with as many layers, and print the seconds of the fastest step but the first, and the peak memory in MB, as JSON."
+    model = GPT(replace(GPTConfig.gpt2(), n_layer=n_layer, block_size=block_size), torch.Generator().manual_seed(0))
+    optimizer = adamw(model, 1e-4)
+    x, y = torch.randint(model.config.vocab_size, (2, batch_size, block_size), generator=torch.Generator().manual_seed(1))
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        model(x, y, loss_chunk or None)[1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps([min(seconds[1:]), _peak_megabytes()[0]]))
+
+
+def bench_loss(
+    n_layer: int = 12,
+    loss_chunk: int = 256,  # tokens
+    batch_size: int = 8,
+    block_size: int = 512,
+    rounds: int = 3,  # processes each
+    steps: int = 2,  # training steps in a process, the first of which is not timed
+) -> list[Benchmark]:
+    "Training steps of GPT-2 with the loss in chunks and with all logits at once, each in processes of its own, for their peak memory."
+    names = {"all logits at once": 0, f"{loss_chunk} tokens at a time": loss_chunk}
+    seconds, peak = {name: [] for name in names}, {}
+    for _ in range(rounds):
+        for name, chunk in names.items():
+            elapsed, held = _in_a_process(f"_step_measured{(n_layer, chunk, batch_size, block_size, steps)}", "the training step")
+            seconds[name].append(elapsed)
+            peak[name] = max(held, peak.get(name, 0))
+    plain, chunked = peak.values()
+    notes = {"peak memory": f"{plain:,.0f} MB with all logits at once, {chunked:,.0f} MB in chunks: {chunked / plain:.2f}×"}
+    title = f"training step of GPT-2 with {n_layer} layers, batch {batch_size}, context {block_size}"
+    return [Benchmark(title, "tokens", to_rows(seconds, batch_size * block_size, "all logits at once"), notes, machine())]
+
+# %% ../nbs/12_bench.ipynb #40fcbc19
+BENCHMARKS = {"bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches, "decode": bench_decode, "loss": bench_loss}

@@ -10,6 +10,7 @@ __all__ = ['save_checkpoint', 'load_checkpoint', 'model_from_checkpoint', 'token
 # %% ../nbs/08_checkpoint.ipynb #f6fca61c
 import errno
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -78,15 +79,21 @@ def _check_archive(path: str | Path):
         raise ValueError(f"{path} is damaged or cut short ({why}); use another checkpoint")
 
 # %% ../nbs/08_checkpoint.ipynb #dcbb262c
+_MASK = re.compile(r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.bias")  # the causal mask, which nanoGPT stores where attention is not fused
+
+
 def model_from_checkpoint(
     checkpoint: dict,  # from `load_checkpoint`
 ) -> GPT:  # in eval mode
     "Build the model that a checkpoint describes and load its weights. Raises ValueError that names what does not fit."
+    args = checkpoint["model_args"]
+    if "tokenizer" not in checkpoint and "mlp" not in args:
+        args = {**args, "mlp": "gelu_exact"}  # nanoGPT's, which its checkpoints do not mention
     try:
-        model = GPT(GPTConfig(**checkpoint["model_args"]))
+        model = GPT(GPTConfig(**args))
     except TypeError as error:
         raise ValueError(f"this version of nanogpt cannot build the checkpoint's model_args: {error}") from None
-    weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in checkpoint["model"].items()}
+    weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in checkpoint["model"].items() if not _MASK.fullmatch(name)}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -40,7 +40,7 @@ from .tokenizer import Tokenizer, get_tokenizer, load_tokenizer
 # %% ../nbs/10_train.ipynb #d65d3946
 @dataclass
 class ModelFields:
-    "The model of a run: GPTConfig's fields with the defaults of a small model, but for vocab_size, which the tokenizer gives."
+    "The model of a run: GPTConfig's fields with the defaults of a small model, but for the ids that the tokenizer gives."
 
     block_size: int = 256  # T, context in tokens
     n_layer: int = 6
@@ -50,6 +50,19 @@ class ModelFields:
     bias: bool = False
     init_std: float = 0.02  # deviation of the initial weights; about 1 / sqrt(n_embd) suits a narrow model
     embd_std: float = 0.02  # of the initial embeddings
+    norm: str = "layer"  # "layer" or "rms"
+    norm_eps: float = 1e-5
+    mlp: str = "gelu"  # "gelu", "gelu_exact", "relu2" or "swiglu"
+    n_inner: int | None = None  # width inside the MLP; None: 4 n_embd, or 8/3 n_embd for swiglu
+    positions: str = "learned"  # "learned" or "rotary"
+    rope_theta: float = 10_000.0
+    n_kv_head: int | None = None  # heads of keys and values; None: n_head
+    head_dim: int | None = None  # None: n_embd / n_head
+    qk_norm: bool = False
+    window: int | None = None  # positions that a query sees; None: all of the past
+    document_masking: bool = False  # attention stays inside documents
+    tied: bool = True  # the output layer shares the token embedding
+    vocab_multiple: int = 1  # rows of both are rounded up to a multiple of it
 
 # %% ../nbs/10_train.ipynb #fafe44a0
 @dataclass
@@ -81,6 +94,7 @@ class TrainConfig(ModelFields):
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype: str = "auto"  # "auto", "float32", "bfloat16" or "float16"
     compile: bool = False  # torch.compile the model
+    loss_chunk: int = 0  # tokens whose logits are in memory at one time; 0: those of the whole batch
 
     def __post_init__(self):
         check_ranges(self)
@@ -93,7 +107,7 @@ def check_ranges(
     for name in ("batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "weight_decay", "grad_clip", "eval_iters"):
+    for name in ("learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "weight_decay", "grad_clip", "eval_iters", "loss_chunk"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
     for name in ("beta1", "beta2"):
@@ -110,9 +124,11 @@ def check_ranges(
 def model_config(
     config: TrainConfig,
     vocab_size: int,
+    eot: int | None = None,  # the id that documents begin with, for document_masking
 ) -> GPTConfig:
     "The model of a run. Raises ValueError for a shape that cannot be."
-    return GPTConfig(vocab_size=vocab_size, **{field.name: getattr(config, field.name) for field in fields(ModelFields)})
+    shape = {field.name: getattr(config, field.name) for field in fields(ModelFields)}
+    return GPTConfig(vocab_size=vocab_size, document_token=eot if shape.pop("document_masking") else None, **shape)
 
 
 def data_path(
@@ -198,6 +214,7 @@ def evaluate(
     model: GPT,
     batches: Iterable[tuple[Tensor, Tensor]],  # x and y, both (B, T), as `all_batches` gives them
     autocast: torch.autocast | None = None,  # the context to run the model in
+    loss_chunk: int | None = None,  # tokens whose logits are in memory at one time
 ) -> float:  # nats a target
     "Mean loss over all targets of all batches, each target counting once. Raises ValueError when there is none."
     device = next(model.parameters()).device
@@ -205,7 +222,7 @@ def evaluate(
     with evaluating(model), autocast or torch.autocast(device.type, enabled=False):
         for x, y in batches:
             targets = int((y >= 0).sum())
-            total += model(x.to(device), y.to(device))[1].item() * targets
+            total += model(x.to(device), y.to(device), loss_chunk)[1].item() * targets
             count += targets
     if count == 0:
         raise ValueError("nothing to evaluate: no batch has a target")
@@ -277,6 +294,8 @@ def start_run(
     device = pick_device(config.device)
     dtype = pick_dtype(device, config.dtype)
     train_data, val_data, tokenizer = load_data(config)
+    if config.document_masking and tokenizer.eot is None:
+        raise ValueError("document_masking needs to know where documents begin, but the tokenizer has no end-of-text id")
     path = Path(config.out_dir) / "ckpt.pt"
     checkpoint = None
     torch.manual_seed(config.seed)
@@ -285,11 +304,11 @@ def start_run(
         checkpoint = load_checkpoint(path, device)
         check_tokenizer(checkpoint, tokenizer)
         model = model_from_checkpoint(checkpoint)
-        check_shape(config, model.config)
+        check_shape(config, model.config, tokenizer)
     else:
         if path.exists() and not config.overwrite:
             raise ValueError(f"{config.out_dir} already holds a run: resume it (init_from='resume'), choose another out_dir, or set overwrite")
-        model = GPT(model_config(config, tokenizer.vocab_size), torch.Generator().manual_seed(config.seed))
+        model = GPT(model_config(config, tokenizer.vocab_size, tokenizer.eot), torch.Generator().manual_seed(config.seed))
     model.to(device).train()
     run = Run(
         config, model, torch.compile(model) if config.compile else model,
@@ -303,10 +322,10 @@ def start_run(
     return run
 
 # %% ../nbs/10_train.ipynb #3381f14c
-def check_shape(config: TrainConfig, saved: GPTConfig):
+def check_shape(config: TrainConfig, saved: GPTConfig, tokenizer: Tokenizer):
     "Raise ValueError that names every way in which a checkpoint's model differs from the configuration's: none of them is ignored."
-    names = ("block_size", "n_layer", "n_head", "n_embd", "bias", "dropout")
-    differ = [f"{n} is {getattr(saved, n)} there and {getattr(config, n)} here" for n in names if getattr(saved, n) != getattr(config, n)]
+    there, here = asdict(saved), asdict(model_config(config, saved.vocab_size, tokenizer.eot))
+    differ = [f"{n} is {there[n]} there and {here[n]} here" for n in here if there[n] != here[n] and n not in ("init_std", "embd_std")]
     if differ:
         raise ValueError(f"the checkpoint in {config.out_dir} has another shape: {'; '.join(differ)}")
 
@@ -323,7 +342,7 @@ def train_step(
     for _ in range(config.gradient_accumulation_steps):
         x, y = next(run.batches)
         with run.autocast:
-            loss = run.step_model(x, y)[1] / config.gradient_accumulation_steps
+            loss = run.step_model(x, y, config.loss_chunk or None)[1] / config.gradient_accumulation_steps
         run.scaler.scale(loss).backward()
         total += loss.detach()
     if config.grad_clip:
@@ -395,7 +414,7 @@ def _measure(run: Run, on_eval: Callable[[Run], dict] | None) -> dict:
     "One row of metrics: losses, speed, and what `on_eval` adds."
     config = run.config
     batches = all_batches(run.val_data, config.batch_size, config.block_size, config.aligned)
-    val_loss = evaluate(run.model, islice(batches, config.eval_iters or None), run.autocast)
+    val_loss = evaluate(run.model, islice(batches, config.eval_iters or None), run.autocast, config.loss_chunk or None)
     tokens = run.iter_num * run.tokens_per_iter
     row = {
         "iter": run.iter_num,

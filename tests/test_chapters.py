@@ -40,3 +40,12 @@ def test_badges_name_chapters_that_exist():
     for path in [*chapters, nbs.parent / "README.md"]:
         for name in re.findall(r"/blob/[\w.-]+/nbs/([\w/.-]+\.ipynb)", path.read_text(encoding="utf-8")):
             assert (nbs / name).exists(), f"{path.name} links to {name}"
+
+
+@pytest.mark.parametrize("path", sorted(nbs.rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_no_widget_state_is_committed(path):
+    "GitHub does not show a notebook whose widgets it cannot find; clear the sliders' output, the figure under them stays."
+    notebook = nbformat.read(path, 4)
+    assert "widgets" not in notebook.metadata
+    kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    assert not [kind for kind in kinds if kind.startswith("application/vnd.jupyter.widget")]

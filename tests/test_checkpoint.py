@@ -8,6 +8,7 @@ import torch
 
 from nanogpt.checkpoint import check_tokenizer, load_checkpoint, model_from_checkpoint, save_checkpoint, tokenizer_from_checkpoint
 from nanogpt.files import atomic_write
+from nanogpt.model import GPT, GPTConfig
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import TrainConfig, checkpoint_of, start_run, train
 
@@ -35,6 +36,43 @@ def test_truncation_is_named_at_every_length(checkpoint, tmp_path):
         with pytest.raises(ValueError, match="cut.pt") as caught:
             load_checkpoint(tmp_path / "cut.pt")
         assert "\n" not in str(caught.value)
+
+
+def nanogpt_checkpoint(path, prefix: str, masks: bool, **args) -> dict:
+    "A ckpt.pt with the six keys that nanoGPT's train.py writes; returns the weights under our names."
+    model_args = dict(n_layer=2, n_head=2, n_embd=8, block_size=6, bias=False, vocab_size=11, dropout=0.1) | args
+    model = GPT(GPTConfig(**model_args), torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.long))[1].backward()
+    optimizer.step()
+    mask = {f"transformer.h.{i}.attn.bias": torch.ones(6, 6).tril().view(1, 1, 6, 6) for i in range(2)} if masks else {}
+    content = {
+        "model": {prefix + name: tensor for name, tensor in (model.state_dict() | mask).items()}, "optimizer": optimizer.state_dict(),
+        "model_args": model_args, "iter_num": 5, "best_val_loss": torch.tensor(2.5), "config": {"dataset": "shakespeare_char", "compile": True},
+    }  # fmt: skip
+    torch.save(content, path)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_checkpoints_of_nanogpt_load(tmp_path, prefix, masks, bias):
+    weights = nanogpt_checkpoint(tmp_path / "ckpt.pt", prefix, masks, bias=bias)
+    model = model_from_checkpoint(load_checkpoint(tmp_path / "ckpt.pt"))
+    assert model.config == GPTConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, bias=bias, vocab_size=11, dropout=0.1, mlp="gelu_exact")
+    assert not model.training
+    assert model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["transformer.h.0.attn.masked_bias", "transformer.attn.bias", "x.transformer.h.0.attn.bias"])
+def test_nothing_else_of_a_checkpoint_is_passed_over(tmp_path, name):
+    nanogpt_checkpoint(tmp_path / "ckpt.pt", "", True)
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    checkpoint["model"][name] = torch.zeros(1)
+    with pytest.raises(ValueError, match=f'do not fit its model_args.*"{name}"'):
+        model_from_checkpoint(checkpoint)
 
 
 class Intruder:

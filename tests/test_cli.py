@@ -61,6 +61,60 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
     assert "presets" in nanogpt("info").stdout
 
 
+def test_ways_to_sample(trained, nanogpt, tmp_path):
+    (tmp_path / "story.txt").write_text("Once there was", encoding="utf-8")
+    from_file = nanogpt("sample", "run", "--prompt-file", "story.txt", "--max-new-tokens", 20)
+    assert from_file.returncode == 0 and from_file.stdout == nanogpt("sample", "run", "--prompt", "Once there was", "--max-new-tokens", 20).stdout
+    greedy = ["sample", "run", "--prompt", "Once", "--temperature", 0, "--num-samples", 1, "--max-new-tokens", 20]
+    for flags in (["--top-p", 0.001], ["--min-p", 1], ["--top-k", 1]):
+        drawn = nanogpt(*[1 if flag == 0 else flag for flag in greedy], *flags)
+        assert drawn.stdout == nanogpt(*greedy).stdout, "these leave the best token only"
+    assert nanogpt(*greedy, "--repetition-penalty", 5).stdout != nanogpt(*greedy).stdout
+    whole = nanogpt(*greedy).stdout
+    assert nanogpt(*greedy, "--stop", whole[9:12]).stdout.startswith(whole[:9] + "\n---"), "the text ends before the stop string"
+    assert nanogpt(*greedy, "--int8").returncode == 0
+
+
+def test_chat_takes_turns(trained, nanogpt):
+    done = nanogpt("sample", "run", "--chat", "--max-new-tokens", 15, "--temperature", 0, input="Once there\n\n was\n" + "a small text " * 10 + "\n")
+    assert done.returncode == 0, done.stderr
+    turns = done.stdout.split("\n> ")
+    assert len(turns) == 6 and all(len(turn) == 15 for turn in turns[1:5]), "an empty line goes on; a long text is cropped"
+
+
+def test_export_and_back(trained, nanogpt, tmp_path):
+    done = nanogpt("export", "run", "theirs")
+    assert done.returncode == 0 and "AutoModelForCausalLM" in done.stdout
+    flags = ["--prompt", "Once", "--temperature", 0, "--num-samples", 1, "--max-new-tokens", 30]
+    ours = nanogpt("sample", "run", *flags)
+    assert nanogpt("sample", "theirs", *flags).stdout == ours.stdout, nanogpt("sample", "theirs", *flags).stderr
+    assert "parameters" in nanogpt("info", "theirs").stdout
+    assert nanogpt("eval", "theirs", "--data-dir", "data/text-char").stdout.split()[2] == nanogpt("eval", "run").stdout.split()[2]
+    assert "give --data-dir" in failure(nanogpt("eval", "theirs"))
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    write = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+    text = write("Once", max_new_tokens=20, do_sample=False)[0]["generated_text"]
+    assert ours.stdout.startswith(text[:20])
+
+
+def test_nanogpts_own_checkpoint(nanogpt, tmp_path):
+    "As its training script writes it: no tokenizer, foreign settings, compiled names."
+    import torch
+
+    from nanogpt.model import GPT, GPTConfig
+
+    shape = dict(block_size=32, vocab_size=257, n_layer=1, n_head=2, n_embd=16, bias=False, dropout=0.0)
+    weights = {f"_orig_mod.{name}": tensor for name, tensor in GPT(GPTConfig(**shape)).state_dict().items()}
+    saved = {"model": weights, "optimizer": {}, "model_args": shape, "iter_num": 7, "best_val_loss": torch.tensor(2.5), "config": {"out_dir": "out", "wandb_log": False}}
+    torch.save(saved, tmp_path / "ckpt.pt")
+    assert nanogpt("sample", "ckpt.pt", "--tokenizer", "byte", "--max-new-tokens", 5).returncode == 0
+    assert "name it, such as --tokenizer gpt2" in failure(nanogpt("sample", "ckpt.pt"))
+    assert "iteration 7, best validation loss 2.5" in nanogpt("info", "ckpt.pt").stdout
+    assert nanogpt("export", "ckpt.pt", "theirs", "--tokenizer", "byte").returncode == 0
+
+
 def test_prepare_and_verify(nanogpt, tmp_path):
     (tmp_path / "notes").mkdir()
     for i in range(30):
@@ -120,6 +174,8 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["sample", "short.txt"], "short.txt"),
         (["eval", "absent"], "no checkpoint at"),
         (["info", "absent"], "no checkpoint at"),
+        (["export", "absent", "there"], "no checkpoint at absent"),
+        (["sample", "hf:no such name"], "there is no folder no such name"),
     ],
 )
 def test_errors_are_one_line(args, message, nanogpt, tmp_path):
@@ -144,6 +200,12 @@ def test_offline_download_is_one_line(nanogpt):
         (["--num-samples", "0"], "num_samples must be at least 1"),
         (["--prompt", "über"], "not in the vocabulary of this CharTokenizer: 'ü'"),
         (["--device", "cuda:9"], "device 'cuda:9' cannot be used here"),
+        (["--top-p", "0"], "top_p must lie in (0, 1]"),
+        (["--min-p", "2"], "min_p must lie in [0, 1]"),
+        (["--repetition-penalty", "0"], "repetition_penalty must be positive"),
+        (["--prompt", "Once", "--chat"], "give one of --prompt, --prompt-file and --chat"),
+        (["--prompt-file", "absent.txt"], "absent.txt"),
+        (["--prompt", "small " * 10], "a prompt of 60 tokens is longer than the model's context of 32; keep its last 32"),
     ],
 )
 def test_sampling_errors_are_one_line(args, message, trained, nanogpt):

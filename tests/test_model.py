@@ -3,11 +3,35 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.utils._python_dispatch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from nanogpt.attention import CausalSelfAttention, KVCache
-from nanogpt.model import GPT, GPT2_SIZES, GPTConfig, count_params, flops_per_token
+from nanogpt.model import GPT, GPT2_SIZES, GPTConfig, Past, chunked_cross_entropy
+from nanogpt.model import activation_bytes, count_params, flops_per_token, kv_cache_bytes
 
 SMALL = GPTConfig(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
+SHAPE = dict(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
+SWITCHES = {
+    "gpt2": SMALL,
+    "no bias": replace(SMALL, bias=False),
+    "rms": replace(SMALL, norm="rms"),
+    "rotary": replace(SMALL, positions="rotary"),
+    "exact gelu": replace(SMALL, mlp="gelu_exact"),
+    "relu2": replace(SMALL, mlp="relu2"),
+    "swiglu": replace(SMALL, mlp="swiglu"),
+    "grouped-query": replace(SMALL, n_kv_head=2),
+    "multi-query": replace(SMALL, n_kv_head=1),
+    "head_dim": replace(SMALL, head_dim=12),
+    "qk_norm": replace(SMALL, qk_norm=True),
+    "window": replace(SMALL, window=5),
+    "documents": replace(SMALL, document_token=3),
+    "untied": replace(SMALL, tied=False),
+    "padded vocabulary": replace(SMALL, vocab_multiple=64),
+    "llama": GPTConfig.llama(**SHAPE, n_kv_head=2),
+    "speedrun": GPTConfig.speedrun(**SHAPE, window=7, document_token=0),
+}  # fmt: skip
+every_switch = pytest.mark.parametrize("config", SWITCHES.values(), ids=SWITCHES)
 
 
 def transformers_gpt2(config: GPTConfig):
@@ -60,21 +84,105 @@ def test_published_sizes(size, total):
     assert sum(count_params(GPTConfig.gpt2(size)).values()) == total
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_count_params_is_what_is_built(bias):
-    config = replace(SMALL, bias=bias)
+@every_switch
+def test_count_params_is_what_is_built(config):
     assert sum(count_params(config).values()) == GPT(config).num_params()
 
 
-def test_flops_are_those_that_torch_counts():
+@every_switch
+@pytest.mark.parametrize("length", [16, 9])
+def test_flops_are_those_that_torch_counts(config, length):
+    "To the last operation: with the kernel that torch can count, and but for norms and biases, which it does not count."
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = GPT(SMALL)
-    idx = torch.zeros(2, SMALL.block_size, dtype=torch.long)
+    model = GPT(config)
+    idx = torch.zeros(2, length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(idx, idx)[1].backward()
-    vectors = 6 * sum(p.numel() for p in model.parameters() if p.dim() == 1)  # norms and biases, which torch does not count
-    assert counter.get_total_flops() == pytest.approx((flops_per_token(SMALL) - vectors) * idx.numel(), rel=0.02)
+    vectors = 6 * sum(p.numel() for p in model.parameters() if p.dim() == 1)
+    assert counter.get_total_flops() == (flops_per_token(config, length) - vectors) * idx.numel()
+
+
+def bytes_kept(config: GPTConfig, batch_size: int, length: int, loss_chunk: int | None) -> int:
+    "What torch keeps for the backward pass of one forward pass, each storage once, parameters left out."
+    model = GPT(config)
+    idx, targets = (torch.randint(config.vocab_size, (batch_size, length)) for _ in "xy")
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}  # the storages themselves, so that no address is used twice
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(idx, targets, loss_chunk)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@every_switch
+@pytest.mark.parametrize("batch_size, length", [(3, 16), (2, 11), (1, 4)])
+def test_activation_bytes_are_what_torch_keeps(config, batch_size, length):
+    "All but a number or two that the loss keeps besides: how many targets there are."
+    expected = activation_bytes(config, batch_size, length)
+    assert 0 <= bytes_kept(config, batch_size, length, None) - sum(expected.values()) <= 8
+    for chunk in (1, 5, 100):
+        chunked = activation_bytes(config, batch_size, length, loss_chunk=chunk)
+        logits = 4 * config.vocab_size * min(chunk, batch_size * length)  # of one chunk: there for a moment, and not kept
+        assert 0 <= bytes_kept(config, batch_size, length, chunk) + logits - sum(chunked.values()) <= 12
+        assert {part for part in expected if expected[part] != chunked[part]} <= {"loss"}
+
+
+class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    "The most rows of V = 37 logits, or of anything of that shape, that existed together; and the shapes of all products."
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.rows, self.most, self.products = {}, 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default):
+            self.products.append(tuple(out.shape))
+        if isinstance(out, torch.Tensor) and out.shape[-1:] == (37,) and out.is_floating_point():
+            storage = out.untyped_storage()
+            self.rows[storage.data_ptr()] = StorageWeakRef(storage), 0 if storage.data_ptr() in self.weights else out.numel() // 37
+            self.most = max(self.most, sum(rows for ref, rows in self.rows.values() if not ref.expired()))
+        return out
+
+
+@pytest.mark.parametrize("loss_chunk", [1, 7, 20])
+def test_chunked_loss_holds_the_logits_of_one_chunk(loss_chunk):
+    model = GPT(SMALL)
+    idx = torch.randint(37, (3, 16))
+    with Watch(model) as whole:
+        model(idx, idx)[1].backward()
+    with Watch(model) as chunked:
+        model(idx, idx, loss_chunk)[1].backward()
+    assert chunked.most == loss_chunk and whole.most >= 2 * 48
+
+
+def test_chunked_loss_makes_no_gradients_where_none_are_wanted():
+    model = GPT(SMALL)
+    idx = torch.randint(37, (3, 16))
+    with torch.no_grad(), Watch(model) as evaluating:
+        loss = model(idx, idx, 7)[1]
+    with Watch(model) as training:
+        assert torch.equal(model(idx, idx, 7)[1], loss)
+    gradient = (37, 32)  # of the output layer, once a chunk
+    assert training.products.count(gradient) == 7 and gradient not in evaluating.products
+
+
+@every_switch
+def test_kv_cache_bytes_are_those_of_a_past(config):
+    for batch_size, capacity in ((1, None), (3, 12)):
+        past = Past(config, capacity)
+        with torch.no_grad():
+            GPT(config).hidden_states(torch.zeros(batch_size, 4, dtype=torch.long), past)
+        held = sum(tensor.nbytes for layer in past.layers for tensor in (layer.keys, layer.values))
+        assert held == kv_cache_bytes(config, batch_size, capacity) == 2 * kv_cache_bytes(config, batch_size, capacity, bytes_each=2)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +196,16 @@ def test_flops_are_those_that_torch_counts():
         ({"n_embd": True}, "n_embd must be"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"dropout": float("nan")}, "dropout must lie"),
+        ({"norm": "batch"}, "norm must be one of layer, rms, got 'batch'"),
+        ({"mlp": "relu"}, "mlp must be one of gelu, gelu_exact, relu2, swiglu, got 'relu'"),
+        ({"positions": "sine"}, "positions must be one of learned, rotary, got 'sine'"),
+        ({"n_kv_head": 3}, "n_head must be a multiple of n_kv_head, got n_head=4 and n_kv_head=3"),
+        ({"n_kv_head": 0}, "n_kv_head must be a positive whole number, got 0"),
+        ({"window": 0}, "window must be a positive whole number, got 0"),
+        ({"head_dim": 5, "positions": "rotary"}, "even width, got 5; set head_dim"),
+        ({"document_token": 37}, "document_token must be an id below vocab_size 37, got 37"),
+        ({"rope_theta": 0}, "rope_theta must be positive, got 0"),
+        ({"vocab_multiple": 0}, "vocab_multiple must be a positive whole number, got 0"),
     ],
 )
 def test_bad_shapes_are_named(change, message):
@@ -107,15 +225,140 @@ def test_bad_input_is_named():
         CausalSelfAttention(8, 2)(torch.zeros(1, 3, 8), KVCache(2))
 
 
-@pytest.mark.parametrize("chunks", [[16], [1] * 16, [5, 1, 10], [15, 1]])
-def test_cached_hidden_states_equal_uncached(chunks):
+@every_switch
+@pytest.mark.parametrize("chunks", [[16], [1] * 16, [5, 1, 10], [15, 1]], ids=str)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_cached_logits_equal_uncached(config, chunks, batch_size):
     "1e-5: the same sums in another order, in float32."
-    model = GPT(SMALL, torch.Generator().manual_seed(0)).eval()
-    idx = torch.randint(SMALL.vocab_size, (2, 16), generator=torch.Generator().manual_seed(1))
-    caches = [KVCache(16) for _ in range(SMALL.n_layer)]
+    model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
+    idx = torch.randint(config.vocab_size, (batch_size, 16), generator=torch.Generator().manual_seed(1))
+    idx[:, 6] = 3  # a document begins here
+    past = Past(config)
     with torch.no_grad():
-        parts = [model.hidden_states(part, caches) for part in idx.split(chunks, dim=1)]
-        assert torch.allclose(torch.cat(parts, 1), model.hidden_states(idx), atol=1e-5)
+        parts = [model.logits(model.hidden_states(part, past)) for part in idx.split(chunks, dim=1)]
+        assert torch.allclose(torch.cat(parts, 1), model(idx)[0], atol=1e-5)
+
+
+def larger_weights(model: GPT) -> GPT:
+    "In eval mode, with weights large enough that positions and heads matter."
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.mul_(5 if p.dim() == 2 and not name.endswith("lm_head.weight") else 1)
+    return model.eval()
+
+
+@every_switch
+def test_padded_rows_give_the_logits_of_each_alone(config):
+    "Prompts of 4, 9 and 12 ids in one batch, read at once and then token by token; 1e-5 as above."
+    model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
+    rows = [torch.randint(config.vocab_size, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 9, 12)]
+    padding = torch.tensor([12 - len(row) for row in rows])
+    batch = torch.stack([torch.cat([row.new_zeros(12 - len(row)), row]) for row in rows])
+    past = Past(config, padding=padding)
+    more = torch.randint(config.vocab_size, (3, 4), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        hidden = [model.hidden_states(batch, past)[:, -1:], *(model.hidden_states(more[:, i : i + 1], past) for i in range(4))]
+        together = model.logits(torch.cat(hidden, 1))
+        for i, row in enumerate(rows):
+            alone = model(torch.cat([row, more[i]])[None])[0][0, len(row) - 1 :]
+            assert torch.allclose(together[i], alone, atol=1e-5)
+
+
+def test_a_shared_prompt_is_read_once():
+    model = larger_weights(GPT(SWITCHES["llama"], torch.Generator().manual_seed(0)))
+    idx = torch.randint(37, (2, 9), generator=torch.Generator().manual_seed(1))
+    past = Past(model.config)
+    with torch.no_grad():
+        model.hidden_states(idx[:, :8], past)
+        past.repeat(3)
+        continued = model.logits(model.hidden_states(idx[:, 8:].repeat_interleave(3, 0), past))
+        assert torch.allclose(continued, model(idx.repeat_interleave(3, 0))[0][:, -1:], atol=1e-5)
+
+
+def test_document_masking_keeps_documents_apart_bit_for_bit():
+    idx = torch.randint(1, 37, (1, 16), generator=torch.Generator().manual_seed(1))
+    idx[:, [0, 7]] = 0  # two documents, at 0 and 7
+    other = idx.clone()
+    other[:, 3] = (idx[:, 3] % 36) + 1
+    for document_token, same in ((0, True), (None, False)):
+        for shape in ({}, dict(positions="rotary", n_kv_head=2, window=6)):
+            model = larger_weights(GPT(replace(SMALL, document_token=document_token, **shape), torch.Generator().manual_seed(0)))
+            with torch.no_grad():
+                before, after = model(idx)[0], model(other)[0]
+            assert torch.equal(before[:, 7:], after[:, 7:]) is same
+            assert not torch.equal(before[:, 3:7], after[:, 3:7])
+
+
+def test_a_window_is_what_its_name_says():
+    "One layer: a change five positions back is seen through a window of 6 and not through one of 5."
+    idx = torch.randint(37, (1, 16), generator=torch.Generator().manual_seed(1))
+    other = idx.clone()
+    other[:, 4] = (idx[:, 4] + 1) % 37
+    for window, changed in ((5, list(range(4, 9))), (6, list(range(4, 10))), (None, list(range(4, 16)))):
+        model = larger_weights(GPT(replace(SMALL, n_layer=1, window=window), torch.Generator().manual_seed(0)))
+        with torch.no_grad():
+            moved = (model(idx)[0] - model(other)[0]).abs().amax((0, 2)) > 0
+        assert moved.nonzero().flatten().tolist() == changed
+
+
+def test_rotary_models_see_distances_only():
+    "Without a table of positions, a sequence that stands elsewhere gives the same logits: 1e-5, the angles are others."
+    model = larger_weights(GPT(replace(SMALL, positions="rotary"), torch.Generator().manual_seed(0)))
+    idx = torch.randint(37, (1, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        shifted = Past(model.config, padding=torch.tensor([-5]))  # positions 5, 6, …
+        assert torch.allclose(model.logits(model.hidden_states(idx, shifted)), model(idx)[0], atol=1e-5)
+
+
+@every_switch
+@pytest.mark.parametrize("chunk", [1, 7, 48, 100])
+def test_chunked_loss_equals_cross_entropy(config, chunk):
+    "Value and every gradient, in float64."
+    model = larger_weights(GPT(config, torch.Generator().manual_seed(0))).double()
+    idx, targets = torch.randint(37, (2, 3, 16), generator=torch.Generator().manual_seed(1))
+    targets[0, 4:7] = -1
+    gradients = []
+    for loss_chunk in (None, chunk):
+        model.zero_grad()
+        logits, loss = model(idx, targets, loss_chunk)
+        assert (logits is None) is (loss_chunk is not None)
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for one, other in zip(*gradients):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_chunked_loss_equals_the_slope():
+    "Central differences in float64. Not `gradcheck`, which goes backward twice: the gradients are scaled in place, so torch refuses that."
+    g = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 4, generator=g, dtype=torch.float64, requires_grad=True) for n in (5, 7))
+    targets = torch.tensor([1, 6, -1, 0, 3])
+    loss = 3 * chunked_cross_entropy(hidden, weight, targets, 2)
+    gradients = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    with torch.no_grad():
+        for tensor, gradient in zip((hidden, weight), gradients):
+            for number, slope in zip(tensor.view(-1).split(1), gradient.flatten()):
+                number += 1e-5
+                above = chunked_cross_entropy(hidden, weight, targets, 2)
+                number -= 2e-5
+                below = chunked_cross_entropy(hidden, weight, targets, 2)
+                number += 1e-5
+                assert abs(3 * (above - below) / 2e-5 - slope) < 1e-8
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_crop_block_size():
+    for config in (SMALL, SWITCHES["llama"]):
+        model = GPT(config, torch.Generator().manual_seed(0)).eval()
+        idx = torch.randint(37, (1, 8), generator=torch.Generator().manual_seed(1))
+        before = model(idx)[0]
+        model.crop_block_size(8)
+        assert torch.equal(model(idx)[0], before) and model.num_params() == sum(count_params(model.config).values())
+        with pytest.raises(ValueError, match="9 tokens is longer than block_size 8"):
+            model(torch.zeros(1, 9, dtype=torch.long))
+        with pytest.raises(ValueError, match="between 1 and 8, got 16"):
+            model.crop_block_size(16)
 
 
 def test_initial_weights_come_from_the_generator():

@@ -46,7 +46,7 @@ def test_runtime_imports_no_tools():
 
 
 def test_modules_import_only_modules_above_them():
-    order = ["files", "tokenizer", "corpus", "data", "attention", "model", "optim", "checkpoint", "train", "sample", "bench", "plot", "cli"]
+    order = ["files", "tokenizer", "corpus", "data", "attention", "model", "hub", "optim", "checkpoint", "train", "sample", "bench", "plot", "widgets", "cli"]
     for i, module in enumerate(order):
         source = (root / "nanogpt" / f"{module}.py").read_text(encoding="utf-8")
         imported = set(re.findall(r"^from (?:\.|nanogpt\.)(\w+) import", source, re.M))  # nbdev writes them as relative

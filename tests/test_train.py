@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,11 @@ import torch
 from nanogpt.checkpoint import load_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.data import TokenDataset, all_batches, prepare
+from nanogpt.model import GPTConfig
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
-from nanogpt.train import PRESETS, TrainConfig, evaluate, get_preset, load_data, pick_device, pick_dtype, read_metrics, start_run, train, train_step
+from nanogpt.train import (
+    PRESETS, ModelFields, TrainConfig, evaluate, get_preset, load_data, pick_device, pick_dtype, read_metrics, start_run, train, train_step,
+)  # fmt: skip
 
 RUN = "import json, sys; from nanogpt.train import TrainConfig, train; train(TrainConfig(**json.loads(sys.argv[1])), progress=False)"
 
@@ -73,6 +76,47 @@ def test_accumulation_equals_one_large_batch(tiny):
     assert small.tokens_per_iter == large.tokens_per_iter
     losses = [(train_step(small), train_step(large)) for _ in range(5)]
     assert all(math.isclose(a, b, abs_tol=1e-9) for a, b in losses), "the sampler deals the same windows either way"
+
+
+MODERN = dict(
+    norm="rms", mlp="swiglu", positions="rotary", n_kv_head=1, qk_norm=True, window=24, document_masking=True, tied=False, vocab_multiple=64,
+)  # fmt: skip
+
+
+def test_every_field_of_the_model_can_be_set(tiny):
+    "TrainConfig's model is GPTConfig's, but for the ids, which come from the tokenizer."
+    ours = {field.name: field.type for field in fields(ModelFields)}
+    theirs = {field.name: field.type for field in fields(GPTConfig)}
+    assert ours.pop("document_masking") is bool
+    assert ours == {name: kind for name, kind in theirs.items() if name not in ("vocab_size", "document_token")}
+    run = start_run(replace(tiny, **MODERN))
+    assert run.model.config.document_token == run.tokenizer.eot is not None
+    assert (run.model.config.n_kv_head, run.model.config.vocab_rows) == (1, 64)
+
+
+def test_a_modern_model_trains_and_resumes_with_its_own_shape_only(tiny):
+    config = replace(tiny, **MODERN)
+    first = train(config, progress=False)
+    assert first.metrics[-1]["val_loss"] < first.metrics[0]["val_loss"]
+    assert train(replace(config, init_from="resume", max_iters=25), progress=False).metrics[-1]["iter"] == 25
+    differ = "norm is rms there and layer here; .*window is 24 there and None here; document_token is 0 there and None here; tied is False there"
+    with pytest.raises(ValueError, match=differ):
+        train(replace(tiny, init_from="resume", max_iters=25), progress=False)
+
+
+def test_loss_chunk_changes_memory_and_nothing_else(tiny, tmp_path):
+    "In float32 the chunks add up in another order: 1e-5."
+    plain = train(replace(tiny, dropout=0.0), progress=False)
+    chunked = train(replace(tiny, dropout=0.0, loss_chunk=50, out_dir=str(tmp_path / "chunked")), progress=False)
+    for one, other in zip(plain.metrics, chunked.metrics, strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
+
+
+def test_document_masking_needs_documents(tiny, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("one text and no end of it, " * 200, encoding="utf-8")
+    with pytest.raises(ValueError, match="document_masking needs to know where documents begin"):
+        start_run(replace(tiny, corpus=str(text), data_dir=str(tmp_path / "notes"), document_masking=True))
 
 
 def test_evaluation_is_in_eval_mode_and_restores_the_mode(tiny):

@@ -1,0 +1,108 @@
+"""Attention's switches against transformers, and what the layer refuses."""
+import pytest
+import torch
+
+from nanogpt.attention import CausalSelfAttention, KVCache, attention, causal_mask, fused_attention, rotary_angles, rotate
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+def test_layer_equals_transformers_qwen3(n_kv_head, window):
+    "Rotary positions, shared keys, QK-norm, a head wider than C / H and a window in one layer. In float64: only the angles are float32, in both."
+    pytest.importorskip("transformers")
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RotaryEmbedding
+
+    torch.manual_seed(0)
+    config = Qwen3Config(hidden_size=32, num_attention_heads=4, num_key_value_heads=n_kv_head, head_dim=12, attn_implementation="eager")
+    theirs = Qwen3Attention(config, layer_idx=0).double().eval()
+    ours = CausalSelfAttention(32, 4, bias=False, n_kv_head=n_kv_head, head_dim=12, qk_norm_eps=config.rms_norm_eps).double()
+    with torch.no_grad():
+        for norm in (theirs.q_norm, theirs.k_norm):
+            norm.weight.uniform_(0.5, 1.5)
+        ours.c_attn.weight.copy_(torch.cat([theirs.q_proj.weight, theirs.k_proj.weight, theirs.v_proj.weight]))
+        for mine, other in ((ours.c_proj, theirs.o_proj), (ours.q_norm, theirs.q_norm), (ours.k_norm, theirs.k_norm)):
+            mine.weight.copy_(other.weight)
+        x, positions, mask = torch.randn(2, 20, 32, dtype=torch.float64), torch.arange(20) + 3, causal_mask(20, 20, window=window)
+        additive = torch.zeros(20, 20, dtype=torch.float64).masked_fill(~mask, float("-inf"))[None, None]
+        expected = theirs(x, Qwen3RotaryEmbedding(config)(x.float(), positions[None]), additive)[0]
+        angles = rotary_angles(positions, 12, config.rope_parameters["rope_theta"])
+        difference = (ours(x, mask=None if window is None else mask, rotary=angles) - expected).abs().max()
+    assert difference < 1e-6, "float32 in their norms and in the angles"
+
+
+def test_window_is_transformers_sliding_window():
+    masking = pytest.importorskip("transformers.masking_utils")
+    inside = masking.sliding_window_causal_mask_function(4)
+    q, k = torch.arange(9)[:, None], torch.arange(9)[None]
+    assert torch.equal(causal_mask(9, 9, window=4), inside(0, 0, q, k))
+    assert torch.equal(causal_mask(3, 9, window=4), inside(0, 0, q, k)[-3:])
+
+
+@pytest.mark.parametrize("T, S", [(1, 1), (1, 9), (3, 9), (9, 9)])
+@pytest.mark.parametrize("shared", [1, 2, 4])
+def test_fused_equals_open_attention(T, S, shared):
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, T, 8, generator=g, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 4 // shared, S, 8, generator=g, dtype=torch.float64)
+    expected = attention(q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1))[0]
+    assert torch.allclose(fused_attention(q, k, v), expected, atol=1e-13)
+    assert torch.allclose(fused_attention(q, k, v, causal_mask(T, S)), expected, atol=1e-13)
+
+
+def test_rotation_keeps_the_dtype_of_its_input():
+    x = torch.randn(1, 2, 5, 8)
+    angles = rotary_angles(torch.arange(5), 8)
+    assert rotate(x.bfloat16(), *angles).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = KVCache(5)
+        with torch.no_grad():
+            assert CausalSelfAttention(16, 2, n_kv_head=1)(torch.randn(1, 5, 16), cache, rotary=angles).dtype == torch.bfloat16
+        assert cache.keys.dtype == cache.values.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        (dict(n_head=3), "n_embd must be a positive multiple of n_head, got n_embd=16 and n_head=3"),
+        (dict(n_head=0), "got n_embd=16 and n_head=0"),
+        (dict(n_head=4, n_kv_head=3), "n_head must be a multiple of n_kv_head, got n_head=4 and n_kv_head=3"),
+        (dict(n_head=4, n_kv_head=0), "got n_head=4 and n_kv_head=0"),
+        (dict(n_head=4, head_dim=0), "head_dim must be a positive whole number, got 0"),
+    ],
+)
+def test_bad_shapes_are_named(shape, message):
+    with pytest.raises(ValueError, match=message):
+        CausalSelfAttention(16, **shape)
+
+
+def test_a_head_dim_may_cut_any_width():
+    assert CausalSelfAttention(16, n_head=3, head_dim=8)(torch.zeros(1, 2, 16)).shape == (1, 2, 16)
+
+
+def test_odd_heads_cannot_turn():
+    with pytest.raises(ValueError, match="head_dim must be even, got 3"):
+        rotary_angles(torch.arange(4), 3)
+
+
+def test_a_cache_serves_one_batch():
+    cache, k = KVCache(4), torch.zeros(2, 1, 1, 4)
+    cache.repeat(3)  # of nothing
+    cache.extend(k, k)
+    with pytest.raises(ValueError, match="the cache holds 2 sequences; 3 were given to it"):
+        cache.extend(k[:1].expand(3, 1, 1, 4), k[:1].expand(3, 1, 1, 4))
+    assert cache.length == 1
+    cache.repeat(3)
+    assert cache.extend(k.repeat(3, 1, 1, 1), k.repeat(3, 1, 1, 1))[0].shape == (6, 1, 2, 4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("qk_norm_eps", [None, 1e-6])
+def test_half_precision_without_a_warning(qk_norm_eps):
+    "Under autocast, as on a GPU: bfloat16 has 8 bits, so outputs of size one agree to a few hundredths."
+    torch.manual_seed(0)
+    layer, x = CausalSelfAttention(32, 4, n_kv_head=2, qk_norm_eps=qk_norm_eps), torch.randn(2, 9, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(x)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), layer(x), atol=0.05, rtol=0)
