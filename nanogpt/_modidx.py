@@ -283,7 +283,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'nanogpt.sample._RowText.finish': ('sample.html#_rowtext.finish', 'nanogpt/sample.py'),
                                 'nanogpt.sample._check_stop': ('sample.html#_check_stop', 'nanogpt/sample.py'),
                                 'nanogpt.sample._encode_prompt': ('sample.html#_encode_prompt', 'nanogpt/sample.py'),
-                                'nanogpt.sample._inference': ('sample.html#_inference', 'nanogpt/sample.py'),
                                 'nanogpt.sample._steps': ('sample.html#_steps', 'nanogpt/sample.py'),
                                 'nanogpt.sample.check_prompts': ('sample.html#check_prompts', 'nanogpt/sample.py'),
                                 'nanogpt.sample.filter_logits': ('sample.html#filter_logits', 'nanogpt/sample.py'),

@@ -47,11 +47,13 @@ def fused_attention(
     mask: Tensor | None = None,  # bool, broadcastable to (B, H, T, S), True where a query may look; None: causal
     dropout: float = 0.0,  # probability of dropping a weight
 ) -> Tensor:  # (B, H, T, D)
-    "The outputs of `attention` from PyTorch's fused kernel, which never stores the weights."
+    "The outputs of `attention` from PyTorch's fused kernels, which never store the weights."
     T, S = q.shape[2], k.shape[2]
     if mask is None and T not in (1, S):  # one new token sees everything; no past needs no mask
         mask = causal_mask(T, S, q.device)
     shared = k.shape[1] < q.shape[1]
+    if shared and mask is not None and T > 1:  # no fused kernel on a GPU takes shared heads and a mask
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T > 1, enable_gqa=shared)
 
 # %% ../nbs/04_attention.ipynb #626d6214

@@ -344,6 +344,8 @@ def bench_decode(
 
     Raises ImportError without transformers, and ValueError where a contender in float32 writes other tokens.
     """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
     model = GPT(config or GPTConfig.gpt2(), torch.Generator().manual_seed(0)).eval()
     idx = torch.randint(model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(1))
     theirs, packed, int8 = _in_transformers(model), for_decoding(model), for_decoding(model, "int8")
@@ -395,6 +397,8 @@ def bench_loss(
     steps: int = 2,  # training steps in a process, the first of which is not timed
 ) -> list[Benchmark]:
     "Training steps of GPT-2 with the loss in chunks and with all logits at once, each in processes of its own, for their peak memory."
+    if rounds < 1 or steps < 2:
+        raise ValueError(f"rounds must be at least 1 and steps at least 2, got {rounds} and {steps}")
     names = {"all logits at once": 0, f"{loss_chunk} tokens at a time": loss_chunk}
     seconds, peak = {name: [] for name in names}, {}
     for _ in range(rounds):

@@ -175,26 +175,23 @@ def open_model(
     device: str = "auto",
     tokenizer: str = "",  # what `get_tokenizer` takes, for a model that does not bring its own
 ) -> tuple[GPT, Tokenizer, dict]:  # on the device, in eval mode; the checkpoint, empty where there is none
-    "What `sample`, `eval`, `export` and `info` begin with. Raises ValueError or OSError that says what is wrong."
+    "What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong."
     device = pick_device(device)
-    if source.startswith("hf:") or is_pretrained(source):
+    if is_pretrained(source):
         folder = find_folder(source.removeprefix("hf:"))
-        model, checkpoint = from_pretrained(folder), {}
-    else:
-        checkpoint = load_checkpoint(checkpoint_path(source), device)
-        model = model_from_checkpoint(checkpoint)
-    if tokenizer:
-        ours = get_tokenizer(tokenizer)
-    elif checkpoint and "tokenizer" not in checkpoint:
+        ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_from_huggingface(folder)
+        return from_pretrained(folder).to(device), ours, {}
+    checkpoint = load_checkpoint(checkpoint_path(source), device)
+    if not tokenizer and "tokenizer" not in checkpoint:
         raise ValueError(f"{source} does not say which tokenizer it was trained with; name it, such as --tokenizer gpt2")
-    else:
-        ours = tokenizer_from_checkpoint(checkpoint) if checkpoint else tokenizer_from_huggingface(folder)
-    return model.to(device), ours, checkpoint
+    ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_from_checkpoint(checkpoint)
+    return model_from_checkpoint(checkpoint).to(device), ours, checkpoint
 
 
-def is_pretrained(folder: str) -> bool:
-    "Whether a folder holds weights in Hugging Face's layout."
-    return any(Path(folder).glob("*.safetensors"))
+def is_pretrained(source: str) -> bool:
+    "Whether this names a model in Hugging Face's layout: hf:OWNER/NAME, or a folder or file of such weights."
+    weights = ("*.safetensors", "pytorch_model*.bin")
+    return source.startswith("hf:") or source.endswith(".safetensors") or any(any(Path(source).glob(pattern)) for pattern in weights)
 
 
 def checkpoint_path(run: str | Path) -> Path:
@@ -249,15 +246,18 @@ def sample(flags: tyro.conf.OmitArgPrefixes[SampleFlags]):
 def take_turns(model: GPT, tokenizer: Tokenizer, max_new_tokens: int, generator: torch.Generator, stop: tuple[str, ...], **options):
     "Read a line, add it to the text, and let the model go on; an empty line just goes on. The end of the text is what the model sees of a long one."
     print("Type how the text begins or goes on, as it is to stand there; Enter alone lets the model write. Ctrl-D ends.")
-    text, seen = "", model.config.block_size // 2
+    text, seen = "", max(model.config.block_size // 2, 1)
     while True:
         try:
-            text += input("\n> ")
+            line = input("\n> ")
         except EOFError:
             return print()
-        if not text and tokenizer.eot is None:
-            text = tokenizer.decode([0])
-        text = tokenizer.decode(tokenizer.encode(text)[-seen:])
+        try:
+            ids = tokenizer.encode(text + line) or ([0] if tokenizer.eot is None else [])
+        except ValueError as error:
+            print(error)
+            continue
+        text = tokenizer.decode(ids[-seen:]).lstrip("\ufffd")  # a cut may fall inside a character
         for piece in stream(model, tokenizer, text, max_new_tokens, generator, stop, **options):
             print(piece, end="", flush=True)
             text += piece
@@ -333,7 +333,7 @@ def info(
             data = TokenDataset(path, split)
             print(f"{data}, {data.dtype}" + ("" if data.info else ", raw"))
     elif is_pretrained(path):
-        model = from_pretrained(path)
+        model = from_pretrained(path.removeprefix("hf:"))
         print(f"{path}: {model.num_params():,} parameters, {model.config}")
     else:
         checkpoint = load_checkpoint(checkpoint_path(path))

@@ -417,12 +417,16 @@ def save_pretrained(
         raise ValueError(f"shard_bytes must be positive, or None for one file; got {shard_bytes}")
     if dtype not in _DTYPES:
         raise ValueError(f"weights of {dtype} cannot be written; they can be {', '.join(_DTYPES.values())}")
+    if any((folder / name).exists() for name in ("ckpt.pt", "best.pt")):
+        raise ValueError(f"{folder} is the folder of a run, whose config.json and tokenizer.json would be lost; choose another")
     settings = config_to_huggingface(model.config)
-    eot = None if tokenizer is None else _save_tokenizer(tokenizer, folder, model.config)
     layout = huggingface_layout(config_from_huggingface(settings))
     weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in model.state_dict().items()}
     if not model.config.bias:
         weights |= {name: None for name in layout if name.endswith("bias")}
+    if missing := layout.keys() - weights.keys():
+        raise ValueError(f"the model has no weight {min(missing)}; save the model itself, not a copy that was made for decoding")
+    eot = None if tokenizer is None else _save_tokenizer(tokenizer, folder, model.config)
     pieces = {piece.name: (piece, weights[name]) for name, parts in layout.items() for piece in parts}
     _write_weights(folder, _split_shards(pieces, dtype.itemsize, shard_bytes), dtype)
     tokens = {"bos_token_id": eot, "eos_token_id": eot}

@@ -345,7 +345,8 @@ class GPT(Pretrained):
         "Scores for the next token at every position."
         hidden = self.hidden_states(idx)
         if targets is not None and loss_chunk:
-            weight = self.lm_head.weight[: self.config.vocab_size]
+            weight = self.lm_head.weight
+            weight = weight[: self.config.vocab_size] if len(weight) > self.config.vocab_size else weight
             return None, chunked_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), loss_chunk)
         logits = self.logits(hidden)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
@@ -431,6 +432,9 @@ def activation_bytes(
         attention += (H + K) * D + H * D  # queries and keys as the kernel gets them; the outputs, now copied to put the heads side by side
     if config.qk_norm:
         attention += (H + K) * (D + 1)
+    if masks and K < H:
+        attention += 2 * H * D - (K * D if rotary or config.qk_norm else 0)  # keys and values, now repeated for every head
+        attention -= (H + 2 * K) * D if rotary and not config.qk_norm else 0  # nothing of what they came from is needed any more
     norm, V = 2 * C + 1 if rms else C + 2, config.vocab_size
     loss = N * C + V * C + min(N, loss_chunk) * V if loss_chunk else N * C + N * V  # both gradients and a chunk's logits; or inputs and all outputs
     return {
@@ -457,19 +461,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, chunk_size, learns):
-        total, autocast = 0.0, torch.is_autocast_enabled(hidden.device.type)
-        grad_hidden, grad_weight = (torch.empty_like(hidden), torch.zeros_like(weight)) if learns else (hidden[:0], weight[:0])
+        total, autocast, wide = 0.0, torch.is_autocast_enabled(hidden.device.type), torch.promote_types(weight.dtype, torch.float32)
+        grad_hidden, grad_weight = (torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)) if learns else (hidden[:0], weight[:0])
         for start in range(0, len(hidden), chunk_size):
             h, t = hidden[start : start + chunk_size], targets[start : start + chunk_size, None]
             logits = F.linear(h, weight)  # in half precision under autocast
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = logits.to(wide)
             rows = logits.logsumexp(dim=1, keepdim=True)
             total += (rows - logits.gather(1, t.clamp(min=0))).masked_fill(t == -1, 0.0).sum()
             if learns:
                 logits.sub_(rows).exp_()  # softmax, minus one at the target: the gradient of the loss by the logits
                 logits.scatter_add_(1, t.clamp(min=0), -torch.ones_like(rows)).masked_fill_(t == -1, 0.0)
+                logits = logits if autocast else logits.to(weight.dtype)
                 grad_hidden[start : start + chunk_size] = logits @ weight
-                grad_weight = grad_weight + logits.T @ h if autocast else grad_weight.addmm_(logits.T, h)  # in place where it can be: it is large
+                in_place = not autocast and wide == weight.dtype  # where it can be, since it is large
+                grad_weight = grad_weight.addmm_(logits.T, h) if in_place else grad_weight + logits.T @ h
             del logits  # before those of the next chunk are made
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total

@@ -11,7 +11,6 @@ import codecs
 import copy
 import math
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from .corpus import score_tales
 from .model import GPT, Past
 from .tokenizer import Tokenizer
+from .train import evaluating
 
 # %% ../nbs/11_sample.ipynb #d65d3946
 def filter_logits(
@@ -35,7 +35,7 @@ def filter_logits(
 
     Temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024), in this order.
     """
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the best stands at 0, so that no small temperature overflows
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-30)  # the best stands at 0, so that no small temperature overflows
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
     if top_p is not None and top_p < 1:
@@ -118,18 +118,6 @@ class Step(NamedTuple):
     tokens: Tensor  # int64 (B, 1)
     logprobs: Tensor  # float32 (B, 1): the natural logarithm of the probability that the model itself gave, before penalty, temperature and filters
 
-
-@contextmanager
-def _inference(model: GPT) -> Iterator[None]:
-    "Eval mode and no gradients; then whatever mode there was."
-    was_training = model.training
-    model.train(False) if was_training else None
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(True) if was_training else None
-
 # %% ../nbs/11_sample.ipynb #bdd54edd
 def stream_tokens(
     model: GPT,
@@ -169,7 +157,7 @@ def _steps(model, prompts, max_new_tokens, sampling, generator, num_samples, voc
             first = min(starts)
             new, padding = read[:, first:], torch.tensor([start - first for start in starts], device=device)
             past = Past(config, min(config.block_size, width - first + max_new_tokens - step), padding if max(starts) > first else None)
-        with _inference(model):
+        with evaluating(model):
             logits = model.logits(model.hidden_states(new, past)[:, -1])[:, :vocab_size].float()
         if step == 0 and num_samples > 1:
             past.repeat(num_samples)
@@ -349,7 +337,7 @@ def score_text(
         start = max(0, done - max(block_size // 2, 1))
         end = min(start + block_size, len(ids) - 1)
         x, y = (torch.tensor([ids[start + i : end + i]], device=device) for i in (0, 1))
-        with _inference(model):
+        with evaluating(model):
             logits = model(x)[0][0]
         total += F.cross_entropy(logits[done - 1 - start :].float(), y[0, done - 1 - start :], reduction="sum").item()
         done = end + 1

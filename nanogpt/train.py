@@ -202,12 +202,14 @@ def pick_dtype(
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     "Eval mode and no gradients inside the block; whatever mode there was after it."
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def evaluate(
@@ -383,7 +385,8 @@ def restore(
     if missing:
         raise ValueError(f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; load its weights instead")
     run.optimizer.load_state_dict(checkpoint["optimizer"])
-    run.scaler.load_state_dict(checkpoint["scaler"])
+    if checkpoint["scaler"]:  # of a float16 run; others keep no scale
+        run.scaler.load_state_dict(checkpoint["scaler"])
     run.iter_num, run.best_val_loss = checkpoint["iter_num"], checkpoint["best_val_loss"]
     for name, value in checkpoint["progress"].items():
         setattr(run, name, value)

@@ -15,6 +15,7 @@ from nanogpt.bench import (
 )  # fmt: skip
 from nanogpt.cli import main
 from nanogpt.data import Sampler, TokenDataset, prepare
+from nanogpt.model import GPTConfig
 from nanogpt.tokenizer import train_bpe
 
 TEXT = "the cat sat on the mat, and the dog ran after the cat. " * 40
@@ -110,7 +111,7 @@ def test_peak_memory_is_that_of_prepare_alone(tokenizer_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="reads peak memory through `resource`")
 def test_a_failed_process_is_one_line(capfd):
-    with pytest.raises(OSError, match=r"prepared 0.1 MB failed \(.*unknown tokenizer 'absent'.*\); free memory"):
+    with pytest.raises(OSError, match=r"preparing 0.1 MB failed \(.*unknown tokenizer 'absent'.*\); free memory"):
         bench._prepare_in_a_process(0.1, "absent", 1)
     assert capfd.readouterr().err == ""
 
@@ -157,3 +158,20 @@ def test_text_without_the_network(monkeypatch):
 
     monkeypatch.setattr(bench, "shakespeare", offline)
     assert len(some_text()) == 1_115_394
+
+
+def test_bad_counts_are_named_before_any_work():
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        bench.bench_decode(rounds=0)
+    for options in (dict(rounds=0), dict(steps=1)):
+        with pytest.raises(ValueError, match="rounds must be at least 1 and steps at least 2"):
+            bench.bench_loss(**options)
+
+
+def test_decode_and_loss_report():
+    pytest.importorskip("transformers")
+    shape = GPTConfig(block_size=32, vocab_size=50, n_layer=1, n_head=2, n_embd=16)
+    [decode] = bench.bench_decode(shape, new_tokens=4, rounds=1)
+    assert [row.name for row in decode.rows][0] == "nanoGPT's way" and len(decode.rows) == 5 and "tokens/s" in decode.notes["limit by bandwidth"]
+    [loss] = bench.bench_loss(n_layer=1, loss_chunk=8, batch_size=1, block_size=16, rounds=1)
+    assert len(loss.rows) == 2 and re.search(r"MB with all logits at once, [\d,]+ MB in chunks", loss.notes["peak memory"])

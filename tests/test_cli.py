@@ -78,6 +78,8 @@ def test_ways_to_sample(trained, nanogpt, tmp_path):
 def test_chat_takes_turns(trained, nanogpt):
     done = nanogpt("sample", "run", "--chat", "--max-new-tokens", 15, "--temperature", 0, input="Once there\n\n was\n" + "a small text " * 10 + "\n")
     assert done.returncode == 0, done.stderr
+    odd = nanogpt("sample", "run", "--chat", "--max-new-tokens", 5, input="Once \u00fc\nOnce\n")
+    assert odd.returncode == 0 and "not in the vocabulary" in odd.stdout and odd.stdout.count("\n> ") == 3, "a bad line is told and left out"
     turns = done.stdout.split("\n> ")
     assert len(turns) == 6 and all(len(turn) == 15 for turn in turns[1:5]), "an empty line goes on; a long text is cropped"
 
@@ -175,11 +177,17 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["eval", "absent"], "no checkpoint at"),
         (["info", "absent"], "no checkpoint at"),
         (["export", "absent", "there"], "no checkpoint at absent"),
+        (["info", "theirs"], "pickle"),
+        (["sample", "short.safetensors"], "is a file; name its folder"),
         (["sample", "hf:no such name"], "there is no folder no such name"),
     ],
 )
 def test_errors_are_one_line(args, message, nanogpt, tmp_path):
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.safetensors").touch()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 9, "n_positions": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}', encoding="utf-8")
+    (tmp_path / "theirs" / "pytorch_model.bin").touch()
     (tmp_path / "short.txt").write_text("too short to train on", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1").replace(b"c", b""))
     assert message in failure(nanogpt(*args))

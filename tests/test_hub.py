@@ -596,3 +596,16 @@ def test_tokenizers_that_cut_otherwise_are_named(change, tmp_path):
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no tokenizer.json in .*, and no vocab.json; name a folder that holds a tokenizer"):
         tokenizer_from_huggingface(tmp_path)
+
+
+def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path):
+    from nanogpt.sample import for_decoding
+
+    model = GPT(OURS["gpt2"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ckpt.pt").touch()
+    with pytest.raises(ValueError, match="is the folder of a run, whose config.json and tokenizer.json would be lost; choose another"):
+        save_pretrained(model, tmp_path / "run")
+    with pytest.raises(ValueError, match="the model has no weight .*; save the model itself, not a copy that was made for decoding"):
+        save_pretrained(for_decoding(model), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

@@ -30,6 +30,9 @@ SWITCHES = {
     "padded vocabulary": replace(SMALL, vocab_multiple=64),
     "llama": GPTConfig.llama(**SHAPE, n_kv_head=2),
     "speedrun": GPTConfig.speedrun(**SHAPE, window=7, document_token=0),
+    "llama, masked": GPTConfig.llama(**SHAPE, n_kv_head=2, window=7, document_token=0),
+    "qwen, masked": GPTConfig.llama(**SHAPE, n_kv_head=1, window=7, qk_norm=True),
+    "grouped-query, masked": replace(SMALL, n_kv_head=2, window=7),
 }  # fmt: skip
 every_switch = pytest.mark.parametrize("config", SWITCHES.values(), ids=SWITCHES)
 
@@ -365,3 +368,18 @@ def test_initial_weights_come_from_the_generator():
     one, same, other = (GPT(SMALL, torch.Generator().manual_seed(seed)).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["transformer.wte.weight"], other["transformer.wte.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_chunked_loss_of_a_model_in_half_precision(dtype):
+    "Its weights in half precision, no autocast: within the rounding of 8 bits (bfloat16), relative to the largest gradient."
+    model = GPT(SMALL, torch.Generator().manual_seed(0)).to(dtype)
+    idx = torch.randint(37, (2, 16), generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for loss_chunk in (None, 5):
+        model.zero_grad()
+        loss = model(idx, idx, loss_chunk)[1]
+        loss.backward()
+        gradients.append(model.lm_head.weight.grad.float())
+    assert model.lm_head.weight.grad.dtype == dtype and loss.dtype == torch.float32
+    assert (gradients[0] - gradients[1]).abs().max() <= 0.02 * gradients[0].abs().max()

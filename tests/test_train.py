@@ -18,7 +18,8 @@ from nanogpt.data import TokenDataset, all_batches, prepare
 from nanogpt.model import GPTConfig
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import (
-    PRESETS, ModelFields, TrainConfig, evaluate, get_preset, load_data, pick_device, pick_dtype, read_metrics, start_run, train, train_step,
+    PRESETS, ModelFields, TrainConfig, checkpoint_of, evaluate, get_preset, load_data, pick_device, pick_dtype, read_metrics, restore, start_run,
+    train, train_step,
 )  # fmt: skip
 
 RUN = "import json, sys; from nanogpt.train import TrainConfig, train; train(TrainConfig(**json.loads(sys.argv[1])), progress=False)"
@@ -262,3 +263,13 @@ def test_data_of_other_text_is_refused(tmp_path, monkeypatch):
     load_data(TrainConfig(corpus="mine.txt", data_dir="data/mine-char"))
     Path("mine.txt").unlink()
     load_data(TrainConfig(corpus="mine.txt"))
+
+
+def test_a_float32_run_resumes_in_float16(tiny):
+    "As when a run moves from a CPU to a T4: it has no scale to restore, and the scaler begins anew."
+    train(tiny, progress=False)
+    run = start_run(replace(tiny, init_from="resume"))
+    checkpoint = checkpoint_of(run)
+    run.scaler = torch.amp.GradScaler("cpu")
+    restore(run, checkpoint)
+    assert checkpoint["scaler"] == {} and run.scaler.get_scale() > 1
