@@ -79,21 +79,23 @@ def _from_llama(config: dict) -> GPTConfig:
         n_kv_head=config.get("num_key_value_heads"),
         head_dim=config.get("head_dim", 128 if qwen else None),
         norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=_rope_theta(config),
+        **_rope(config),
         qk_norm=qwen,
         tied=config.get("tie_word_embeddings", False),
     )
 
 
-def _rope_theta(config: dict) -> float:
-    "transformers 5 writes `rope_parameters`, older versions `rope_theta` and `rope_scaling`. Raises ValueError for scaled rotations."
+def _rope(config: dict) -> dict:  # rope_theta and rope_scaling
+    "transformers 5 writes `rope_parameters`, older versions `rope_theta` and `rope_scaling`. Raises ValueError for scalings but Llama 3's."
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rope_type is {kind!r}, a scaling of rotary positions that nanogpt does not compute; it computes 'default'")
-    if unknown := sorted(rope.keys() - {"rope_type", "type", "rope_theta"}):
-        raise ValueError(f"the rotary positions have {unknown[0]}={rope[unknown[0]]!r}, which nanogpt does not compute; it computes 'default'")
-    return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    if kind not in ("default", "llama3"):
+        raise ValueError(f"rope_type is {kind!r}, a scaling of rotary positions that nanogpt does not compute; it computes 'default' and 'llama3'")
+    scaling = {name: value for name, value in rope.items() if name not in ("rope_type", "type", "rope_theta")}
+    if kind == "default" and scaling:
+        name, value = min(scaling.items())
+        raise ValueError(f"the rotary positions have {name}={value!r}, which nanogpt does not compute; it computes 'default' and 'llama3'")
+    return {"rope_theta": float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))), "rope_scaling": scaling or None}
 
 # %% ../nbs/06_hub.ipynb #dcbb262c
 _LLAMA_PARTS = dict(norm="rms", mlp="swiglu", positions="rotary", bias=False, window=None)
@@ -134,6 +136,7 @@ def _to_gpt2(config: GPTConfig) -> dict:
 
 
 def _to_llama(config: GPTConfig) -> dict:
+    rope = {"rope_type": "llama3", **config.rope_scaling} if config.rope_scaling else {"rope_type": "default"}
     return {
         "architectures": ["Qwen3ForCausalLM" if config.qk_norm else "LlamaForCausalLM"],
         "vocab_size": config.vocab_size,
@@ -146,8 +149,9 @@ def _to_llama(config: GPTConfig) -> dict:
         "head_dim": config.head_size,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,  # for transformers 4
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_theta": config.rope_theta,  # for transformers 4, as is the next
+        **({"rope_scaling": rope} if config.rope_scaling else {}),
+        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
         "attention_bias": False,
         "attention_dropout": config.dropout,
     }

@@ -22,6 +22,7 @@ LLAMA = dict(
     model_type="llama", vocab_size=37, max_position_embeddings=16, hidden_size=32, intermediate_size=56, num_hidden_layers=3,
     num_attention_heads=4, num_key_value_heads=2,
 )  # fmt: skip
+STRETCHED = {"factor": 4.0, "low_freq_factor": 0.2, "high_freq_factor": 1.5, "original_max_position_embeddings": 8}
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 12}
 MODELS = {
     "gpt2": GPT2,
@@ -33,6 +34,7 @@ MODELS = {
     "llama, tied": {**LLAMA, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
     "llama, all heads": {**LLAMA, "num_key_value_heads": 4, "head_dim": 16},
     "llama, one head": {**LLAMA, "num_key_value_heads": 1, "rope_theta": 500.0},
+    "llama 3": {**LLAMA, "rope_parameters": {"rope_type": "llama3", "rope_theta": 50.0, **STRETCHED}},
     "qwen3, untied": {**QWEN3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "qwen3, tied": {**QWEN3, "tie_word_embeddings": True},
 }
@@ -43,6 +45,7 @@ OURS = {
     "gpt2, no bias": GPTConfig(**SHAPE, bias=False, n_inner=24, dropout=0.1),
     "gpt2, untied": GPTConfig(**SHAPE, tied=False, n_kv_head=4, head_dim=8, norm_eps=1e-3),
     "llama": GPTConfig.llama(**SHAPE, n_kv_head=2, rope_theta=500.0),
+    "llama 3": GPTConfig.llama(**SHAPE, rope_scaling=STRETCHED, rope_theta=50.0),
     "llama, tied": GPTConfig.llama(**SHAPE, tied=True, head_dim=16, document_token=0, norm_eps=1e-3),
     "qwen3": GPTConfig.llama(**SHAPE, qk_norm=True, n_kv_head=1, head_dim=12),
     "padded": GPTConfig(**SHAPE, vocab_multiple=128),
@@ -223,7 +226,7 @@ def test_weights_that_do_not_fit_are_named(change, message, tmp_path):
         ({**LLAMA, "attention_bias": True}, "attention_bias is True"),
         ({**LLAMA, "mlp_bias": True}, "mlp_bias is True"),
         ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_type is 'llama3', a scaling of rotary positions that"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling must have factor, high_freq_factor, .*, got factor"),
         ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
         ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
         ({**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "the rotary positions have partial_rotary_factor=0.5"),
@@ -356,7 +359,7 @@ def test_our_models_compute_the_same_there(config, shard_bytes, tmp_path):
 def test_every_field_of_the_config_is_thought_of():
     "A new field must go into PARTS, where it changes the function, or into this list."
     free = {
-        "block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "init_std", "embd_std", "norm_eps", "n_inner", "rope_theta",
+        "block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "init_std", "embd_std", "norm_eps", "n_inner", "rope_theta", "rope_scaling",
         "n_kv_head", "head_dim", "document_token", "tied", "vocab_multiple", "bias", "qk_norm",
     }  # fmt: skip
     assert {field.name for field in fields(GPTConfig)} == free | set(PARTS["gpt2"]) | set(PARTS["llama"])

@@ -18,6 +18,7 @@ SWITCHES = {
     "rms": replace(SMALL, norm="rms"),
     "rotary": replace(SMALL, positions="rotary"),
     "exact gelu": replace(SMALL, mlp="gelu_exact"),
+    "stretched": replace(SMALL, positions="rotary", rope_scaling=dict(factor=4.0, low_freq_factor=0.2, high_freq_factor=1.5, original_max_position_embeddings=8)),
     "relu2": replace(SMALL, mlp="relu2"),
     "swiglu": replace(SMALL, mlp="swiglu"),
     "grouped-query": replace(SMALL, n_kv_head=2),
@@ -208,6 +209,7 @@ def test_kv_cache_bytes_are_those_of_a_past(config):
         ({"head_dim": 5, "positions": "rotary"}, "even width, got 5; set head_dim"),
         ({"document_token": 37}, "document_token must be an id below vocab_size 37, got 37"),
         ({"rope_theta": 0}, "rope_theta must be positive, got 0"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling must have factor, high_freq_factor, low_freq_factor, original_max_position_embeddings, got factor"),
         ({"vocab_multiple": 0}, "vocab_multiple must be a positive whole number, got 0"),
     ],
 )
