@@ -249,6 +249,9 @@ def test_what_we_do_not_compute_is_named(settings, message, tmp_path):
 def test_configs_of_both_versions_of_transformers():
     old, new = {**LLAMA, "rope_theta": 5e5, "rope_scaling": None}, {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
     assert config_from_huggingface(old) == config_from_huggingface(new) and config_from_huggingface(old).rope_theta == 5e5
+    stretched = {"rope_type": "llama3", **STRETCHED}
+    old, new = {**LLAMA, "rope_theta": 5e5, "rope_scaling": stretched}, {**LLAMA, "rope_parameters": {**stretched, "rope_theta": 5e5}}
+    assert config_from_huggingface(old) == config_from_huggingface(new) and config_from_huggingface(old).rope_scaling == STRETCHED
     assert config_from_huggingface(LLAMA).rope_theta == 10_000 and not config_from_huggingface(LLAMA).tied
     assert config_from_huggingface({**QWEN3, "head_dim": None}).head_size == 8
     assert config_from_huggingface({name: value for name, value in QWEN3.items() if name != "head_dim"}).head_size == 128
