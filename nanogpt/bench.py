@@ -32,7 +32,7 @@ from .corpus import Corpus, python_stdlib, shakespeare
 from .data import Sampler, TokenDataset, prepare
 from .files import atomic_write
 from .hub import save_pretrained
-from .model import GPT, GPTConfig, count_params
+from .model import GPT, GPTConfig, params_per_token
 from .optim import adamw
 from .sample import for_decoding, generate
 from .tokenizer import BPETokenizer, TiktokenTokenizer, get_tokenizer, train_bpe, train_bpe_naively
@@ -362,8 +362,7 @@ def bench_decode(
     slow = {"nanoGPT's way": lambda: generate_uncached(model, idx, new_tokens)}
     seconds = side_by_side(slow, 1, warm_up=False) | side_by_side(contenders, rounds)
     rows = to_rows(seconds, new_tokens, "nanoGPT's way")
-    parts = count_params(model.config)
-    read = 4 * (sum(parts.values()) - parts["position embedding"] - (0 if model.config.tied else parts["token embedding"]))
+    read = 4 * params_per_token(model.config)
     limit = copy_speed() / read
     notes = {
         "limit by bandwidth": f"{limit:.1f} tokens/s = {limit * read / 1e9:.1f} GB/s, the speed of a copy, over {read / 1e6:,.0f} MB of weights a token",
@@ -381,7 +380,7 @@ def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: i
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
-        model(x, y, loss_chunk or None)[1].backward()
+        model(x, y, loss_chunk)[1].backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)

@@ -191,6 +191,10 @@ class Piece(NamedTuple):
     shape: tuple[int, ...]  # theirs
     transposed: bool  # whether theirs is (inputs, outputs)
 
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
 
 def huggingface_layout(
     config: GPTConfig,  # one that `config_to_huggingface` takes
@@ -362,7 +366,7 @@ def _write_safetensors(
     dtype: torch.dtype,
 ):
     "Eight bytes of length, a header in JSON, and the numbers of one tensor after the other, so that memory never holds them twice."
-    sizes = [math.prod(piece.shape) * dtype.itemsize for piece, _ in pieces.values()]
+    sizes = [piece.numel * dtype.itemsize for piece, _ in pieces.values()]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for (piece, _), offsets in zip(pieces.values(), pairwise(accumulate(sizes, initial=0))):
         header[piece.name] = {"dtype": _DTYPES[dtype], "shape": piece.shape, "data_offsets": offsets}
@@ -382,7 +386,7 @@ def _split_shards(pieces: dict[str, tuple[Piece, Tensor | None]], itemsize: int,
     "One dictionary a file, each of at most shard_bytes, or of one tensor that is larger."
     shards, room = [{}], shard_bytes or math.inf
     for name, (piece, ours) in pieces.items():
-        size = math.prod(piece.shape) * itemsize
+        size = piece.numel * itemsize
         if shards[-1] and size > room:
             shards.append({})
             room = shard_bytes
@@ -397,7 +401,7 @@ def _write_weights(folder: Path, shards: list[dict[str, tuple[Piece, Tensor | No
     for file, pieces in zip(files, shards):
         _write_safetensors(folder / file, pieces, dtype)
     if len(shards) > 1:
-        total = sum(math.prod(piece.shape) * dtype.itemsize for pieces in shards for piece, _ in pieces.values())
+        total = sum(piece.numel * dtype.itemsize for pieces in shards for piece, _ in pieces.values())
         weight_map = {name: file for file, pieces in zip(files, shards) for name in pieces}
         files.append("model.safetensors.index.json")
         _write_json(folder / files[-1], {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GPT2_SIZES', 'ROPE_SCALING', 'CHOICES', 'GPTFields', 'GPTConfig', 'check_config', 'bend', 'MLP', 'make_norm', 'Block',
            'Past', 'attention_mask', 'Transformer', 'Pretrained', 'GPT', 'initialise', 'count_params',
-           'flops_per_token', 'activation_bytes', 'kv_cache_bytes', 'chunked_cross_entropy']
+           'params_per_token', 'flops_per_token', 'activation_bytes', 'kv_cache_bytes', 'chunked_cross_entropy']
 
 # %% ../nbs/05_model.ipynb #f6fca61c
 import math
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import CausalSelfAttention, KVCache, causal_mask, rotary_angles
+from .attention import CausalSelfAttention, KVCache, causal_mask, head_shape, rotary_angles
 from .data import document_ids
 
 # %% ../nbs/05_model.ipynb #d65d3946
@@ -114,8 +114,7 @@ def check_config(config: GPTConfig):
     n_head, n_embd = config.n_head, config.n_embd
     if config.head_dim is None and n_embd % n_head:
         raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={n_embd} and n_head={n_head}; try n_embd={-(-n_embd // n_head) * n_head}")
-    if n_head % config.kv_heads:
-        raise ValueError(f"n_head must be a multiple of n_kv_head, got n_head={n_head} and n_kv_head={config.n_kv_head}")
+    head_shape(n_embd, n_head, config.n_kv_head, config.head_dim)
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {config.dropout}")
     for name in ("init_std", "embd_std", "norm_eps", "rope_theta"):
@@ -344,7 +343,7 @@ class GPT(Pretrained):
         self,
         idx: Tensor,  # token ids, int64 (B, T)
         targets: Tensor | None = None,  # the tokens that follow, int64 (B, T); -1 where there is nothing to predict
-        loss_chunk: int | None = None,  # with targets: never hold the logits of more tokens than this, and return none
+        loss_chunk: int | None = None,  # with targets: never hold the logits of more tokens than this, and return none; 0 or None: hold all
     ) -> tuple[Tensor | None, Tensor | None]:  # logits (B, T, V), and the mean loss in nats a target (None without targets)
         "Scores for the next token at every position."
         hidden = self.hidden_states(idx)
@@ -400,6 +399,14 @@ def count_params(
     }
 
 # %% ../nbs/05_model.ipynb #2670905f
+def params_per_token(
+    config: GPTConfig,
+) -> int:
+    "Parameters that every token passes through: all but tables of which it takes a row."
+    parts = count_params(config)
+    return sum(parts.values()) - parts["position embedding"] - (0 if config.tied else parts["token embedding"])
+
+
 def flops_per_token(
     config: GPTConfig,
     length: int | None = None,  # T, tokens in context; block_size when None
@@ -409,9 +416,7 @@ def flops_per_token(
     Six for every weight that multiplies an activation, and 12 · n_layer · H · D · T for attention's two products over the context.
     A mask saves nothing here, be it of causality, a window or documents: the kernel is given it and computes every score.
     """
-    parts = count_params(config)
-    weights = sum(parts.values()) - parts["position embedding"] - (0 if config.tied else parts["token embedding"])
-    return 6 * weights + 12 * config.n_layer * config.n_head * config.head_size * (length or config.block_size)
+    return 6 * params_per_token(config) + 12 * config.n_layer * config.n_head * config.head_size * (length or config.block_size)
 
 # %% ../nbs/05_model.ipynb #6a4f91f1
 def activation_bytes(

@@ -275,7 +275,8 @@ def sample_text(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     ids = [_encode_prompt(model, tokenizer, text) for text in prompts]
     texts = [text for text in prompts for _ in range(num_samples)]
-    rows = [_RowText(tokenizer, _check_stop(stop)) for _ in texts]
+    stop = _check_stop(stop)
+    rows = [_RowText(tokenizer, stop) for _ in texts]
     for step in stream_tokens(model, ids, max_new_tokens, Sampling(**sampling), generator, num_samples, tokenizer.vocab_size):
         for i, token in enumerate(step.tokens.flatten().tolist()):
             texts[i] += rows[i].add(token)

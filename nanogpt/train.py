@@ -216,7 +216,7 @@ def evaluate(
     model: GPT,
     batches: Iterable[tuple[Tensor, Tensor]],  # x and y, both (B, T), as `all_batches` gives them
     autocast: torch.autocast | None = None,  # the context to run the model in
-    loss_chunk: int | None = None,  # tokens whose logits are in memory at one time
+    loss_chunk: int | None = None,  # tokens whose logits are in memory at one time; 0 or None: all
 ) -> float:  # nats a target
     "Mean loss over all targets of all batches, each target counting once. Raises ValueError when there is none."
     device = next(model.parameters()).device
@@ -344,7 +344,7 @@ def train_step(
     for _ in range(config.gradient_accumulation_steps):
         x, y = next(run.batches)
         with run.autocast:
-            loss = run.step_model(x, y, config.loss_chunk or None)[1] / config.gradient_accumulation_steps
+            loss = run.step_model(x, y, config.loss_chunk)[1] / config.gradient_accumulation_steps
         run.scaler.scale(loss).backward()
         total += loss.detach()
     if config.grad_clip:
@@ -417,7 +417,7 @@ def _measure(run: Run, on_eval: Callable[[Run], dict] | None) -> dict:
     "One row of metrics: losses, speed, and what `on_eval` adds."
     config = run.config
     batches = all_batches(run.val_data, config.batch_size, config.block_size, config.aligned)
-    val_loss = evaluate(run.model, islice(batches, config.eval_iters or None), run.autocast, config.loss_chunk or None)
+    val_loss = evaluate(run.model, islice(batches, config.eval_iters or None), run.autocast, config.loss_chunk)
     tokens = run.iter_num * run.tokens_per_iter
     row = {
         "iter": run.iter_num,
