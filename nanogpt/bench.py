@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'side_by_side', 'Row', 'Benchmark', 'machine', 'to_rows', 'report', 'save_benchmarks', 'reopening_batch',
            'bench_batches', 'some_text', 'bench_bpe', 'repeated_stdlib', 'bench_prepare', 'generate_uncached',
-           'copy_speed', 'bench_decode', 'bench_loss']
+           'copy_speed', 'bench_decode', 'bench_loss', 'bench_save']
 
 # %% ../nbs/12_bench.ipynb #f6fca61c
 import json
@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .checkpoint import CheckpointWriter, save_checkpoint
 from .corpus import Corpus, python_stdlib, shakespeare
 from .data import Sampler, TokenDataset, prepare
 from .files import atomic_write
@@ -411,4 +412,53 @@ def bench_loss(
     return [Benchmark(title, "tokens", to_rows(seconds, batch_size * block_size, "all logits at once"), notes, machine())]
 
 # %% ../nbs/12_bench.ipynb #40fcbc19
-BENCHMARKS = {"bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches, "decode": bench_decode, "loss": bench_loss}
+def _trainer(config: GPTConfig) -> tuple[Callable[[], float], Callable[[], dict]]:  # a training step that returns its seconds, and what to save
+    model = GPT(config, torch.Generator().manual_seed(0))
+    optimizer = adamw(model, 1e-4)
+    x, y = torch.randint(config.vocab_size, (2, 2, config.block_size), generator=torch.Generator().manual_seed(1))
+
+    def step() -> float:
+        start = time.perf_counter()
+        model(x, y)[1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    return step, lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "model_args": asdict(config)}
+
+# %% ../nbs/12_bench.ipynb #397097b9
+def bench_save(
+    n_layer: int = 8,
+    n_embd: int = 512,
+    rounds: int = 3,  # four saves each
+) -> list[Benchmark]:
+    "How long a training step is held up by a save: by one that it waits for, and by one in the background, in turns, in one run."
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    step, state = _trainer(GPTConfig(block_size=64, vocab_size=4096, n_layer=n_layer, n_head=8, n_embd=n_embd))
+    usual, meanwhile = [step() for _ in range(12)][2:], []
+    pauses = {"training waits": [], "in the background": []}
+    with tempfile.TemporaryDirectory() as folder, CheckpointWriter(folder) as writer:
+        writer.save(state())  # the first copy takes longer: its memory is new; `train` makes it before the first step
+        writer.wait()
+        for _ in range(4 * rounds):
+            start = time.perf_counter()
+            save_checkpoint(Path(folder) / "waited-for.pt", state())
+            pauses["training waits"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            writer.save(state())
+            pauses["in the background"].append(time.perf_counter() - start)
+            while not writer.pending.done():
+                meanwhile.append(step())
+        megabytes = (Path(folder) / "waited-for.pt").stat().st_size / 1e6
+    waited, background = pauses.values()
+    notes = {
+        "longest pause": f"{max(background):.3f} s in the background: {max(background) / statistics.median(waited):.2f}× the median of those that training waits for",
+        "median step": f"{statistics.median(meanwhile or usual):.3f} s while a save is written, {statistics.median(usual):.3f} s before the first",
+    }
+    return [Benchmark(f"pause by a save of {megabytes:,.0f} MB, {n_layer} layers, {n_embd} wide", "MB", to_rows(pauses, megabytes, "training waits"), notes, machine())]
+
+# %% ../nbs/12_bench.ipynb #67d46785
+BENCHMARKS = {
+    "bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches, "decode": bench_decode, "loss": bench_loss, "save": bench_save,
+}  # fmt: skip

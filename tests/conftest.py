@@ -13,7 +13,7 @@ from nanogpt.tokenizer import CharTokenizer
 from nanogpt.train import TrainConfig
 
 TINY = TrainConfig(
-    block_size=32, n_layer=2, n_head=2, n_embd=16, batch_size=4, max_iters=20, warmup_iters=2, eval_interval=5, eval_iters=2,
+    block_size=32, n_layer=2, n_head=2, n_embd=16, batch_size=4, max_iters=20, warmup_iters=2, eval_interval=5, eval_windows=8,
     dropout=0.1, device="cpu",
 )  # fmt: skip
 
@@ -39,7 +39,7 @@ def nanogpt(tmp_path):
 
 
 TINY_FLAGS = [
-    flag for name in ("block_size", "n_layer", "n_head", "n_embd", "batch_size", "max_iters", "warmup_iters", "eval_interval", "eval_iters")
+    flag for name in ("block_size", "n_layer", "n_head", "n_embd", "batch_size", "max_iters", "warmup_iters", "eval_interval", "eval_windows")
     for flag in (f"--{name.replace('_', '-')}", str(getattr(TINY, name)))
 ]  # fmt: skip
 

@@ -175,3 +175,11 @@ def test_decode_and_loss_report():
     assert [row.name for row in decode.rows][0] == "nanoGPT's way" and len(decode.rows) == 5 and "tokens/s" in decode.notes["limit by bandwidth"]
     [loss] = bench.bench_loss(n_layer=1, loss_chunk=8, batch_size=1, block_size=16, rounds=1)
     assert len(loss.rows) == 2 and re.search(r"MB with all logits at once, [\d,]+ MB in chunks", loss.notes["peak memory"])
+
+
+def test_saving_is_measured_both_ways():
+    (result,) = bench.bench_save(n_layer=1, n_embd=16, rounds=1)
+    assert [row.name for row in result.rows] == ["training waits", "in the background"] and result.unit == "MB"
+    assert "longest pause" in result.notes and "while a save is written" in result.notes["median step"]
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        bench.bench_save(rounds=0)

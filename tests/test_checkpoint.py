@@ -2,12 +2,19 @@
 import os
 import subprocess
 import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from nanogpt.checkpoint import check_tokenizer, load_checkpoint, model_from_checkpoint, save_checkpoint, tokenizer_from_checkpoint
+from nanogpt.checkpoint import (
+    CheckpointWriter, check_tokenizer, copy_to_cpu, find_checkpoints, load_checkpoint, model_from_checkpoint, open_model, remove_checkpoint,
+    save_checkpoint, tokenizer_from_checkpoint, tokenizer_of,
+)  # fmt: skip
 from nanogpt.files import atomic_write
+from nanogpt.hub import save_pretrained
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import TrainConfig, checkpoint_of, start_run, train
@@ -143,9 +150,94 @@ def test_atomic_write_survives_an_interrupt(tmp_path):
 
 
 def test_a_checkpoint_of_another_shape_is_not_resumed(tiny):
-    from dataclasses import replace
-
     train(tiny, progress=False)
     with pytest.raises(ValueError, match="n_embd is 16 there and 32 here"):
         train(replace(tiny, n_embd=32, init_from="resume"), progress=False)
     assert isinstance(tiny, TrainConfig)
+
+
+def test_a_copy_shares_what_its_original_shares():
+    weight = torch.arange(6.0).view(2, 3)
+    original = {"tied": weight, "head": weight, "turned": weight.T, "bits": weight.view(torch.int32), "list": [weight[0], weight[1], 5]}
+    copies = {}
+    copy = copy_to_cpu(original, copies)
+    weight += 10
+    assert copy["head"] is copy["tied"] and copy["tied"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert copy["turned"].tolist() == [[0, 3], [1, 4], [2, 5]] and copy["bits"].dtype == torch.int32
+    assert [part.tolist() for part in copy["list"][:2]] == [[0, 1, 2], [3, 4, 5]] and copy["list"][2] == 5
+    again = copy_to_cpu(original, {}, copies)
+    assert again["tied"] is copy["tied"] and again["tied"].tolist() == [[10, 11, 12], [13, 14, 15]], "the same memory, written anew"
+
+
+def state(number: float) -> dict:
+    return {"model": {"w": torch.full((1000,), number)}, "model_args": {}, "iter_num": int(number)}
+
+
+def test_what_is_written_is_what_was_saved(tmp_path, monkeypatch):
+    "Training changes the tensors while the thread has not even begun to write; the next save waits for it."
+    go, written = threading.Event(), []
+
+    def slowly(path, checkpoint):
+        assert go.wait(60)
+        written.append(checkpoint["model"]["w"][0].item())
+        save_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr("nanogpt.checkpoint.save_checkpoint", slowly)
+    checkpoint = state(1)
+    with CheckpointWriter(tmp_path) as writer:
+        writer.save(checkpoint, {**checkpoint, "best": True})
+        checkpoint["model"]["w"] += 1
+        threading.Timer(0.1, go.set).start()
+        writer.save({**checkpoint, "iter_num": 2})
+        checkpoint["model"]["w"] += 1
+    assert written == [1, 1, 2]
+    for name, number in (("best.pt", 1), ("ckpt-1.pt", 1), ("ckpt.pt", 2)):
+        loaded = load_checkpoint(tmp_path / name)
+        assert loaded["iter_num"] == number and torch.equal(loaded["model"]["w"], torch.full((1000,), float(number)))
+
+
+def test_an_error_in_the_background_is_not_lost(tmp_path, monkeypatch):
+    def full(path, checkpoint):
+        raise OSError(28, f"{path} was not saved")
+
+    with CheckpointWriter(tmp_path) as writer:
+        writer.save(state(1))
+    monkeypatch.setattr("nanogpt.checkpoint.save_checkpoint", full)
+    for end in ("save", "wait", "with"):
+        with pytest.raises(OSError, match="ckpt-new.pt was not saved"), CheckpointWriter(tmp_path) as writer:
+            writer.save(state(2))
+            if end != "with":
+                writer.save(state(3)) if end == "save" else writer.wait()
+        assert writer.pool._shutdown
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt.pt"] and load_checkpoint(tmp_path / "ckpt.pt")["iter_num"] == 1
+
+
+def test_only_whole_checkpoints_are_found_in_their_order(tmp_path):
+    for name in ("ckpt-10.pt", "ckpt-2.pt", "ckpt.pt", "ckpt-new.pt", "ckpt.pt.bak", "ckpt-old.pt", "best.pt", ".ckpt.pt.1.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("ckpt-1.dcp", "ckpt-3.dcp", "ckpt-4.dcp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__0_0.distcp").write_bytes(b"")
+    for name in ("ckpt-1.dcp", "ckpt-3.dcp"):
+        (tmp_path / name / "run.pt").write_bytes(b"")
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt-new.pt", "ckpt.pt", "ckpt-1.dcp", "ckpt-2.pt", "ckpt-3.dcp", "ckpt-10.pt"]
+    for name in ("ckpt-1.dcp", "ckpt-2.pt", "absent.pt"):
+        remove_checkpoint(tmp_path / name)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt-new.pt", "ckpt.pt", "ckpt-3.dcp", "ckpt-10.pt"]
+
+
+def test_a_model_is_opened_from_whatever_it_is_kept_in(tiny, tmp_path):
+    train(tiny, progress=False)
+    out = Path(tiny.out_dir)
+    best, best_checkpoint = open_model(str(out))
+    last, _ = open_model(str(out / "ckpt-1.pt"), dropout=0.3)
+    assert best_checkpoint["iter_num"] == 20 and best.config.dropout == 0.0 and last.config.dropout == 0.3 and not last.training
+    assert tokenizer_of(str(out), best_checkpoint).fingerprint == tokenizer_from_checkpoint(best_checkpoint).fingerprint
+    gpt2 = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=11), torch.Generator().manual_seed(0))
+    save_pretrained(gpt2, tmp_path / "hf")
+    model, nothing = open_model(str(tmp_path / "hf"))
+    assert nothing == {} and torch.equal(model.lm_head.weight, gpt2.lm_head.weight)
+    (out / "best.pt").unlink()
+    assert open_model(str(out))[1]["iter_num"] == 20, "the latest where there is no best"
+    with pytest.raises(FileNotFoundError, match="no checkpoint at .*absent"):
+        open_model(str(tmp_path / "absent"))

@@ -229,3 +229,86 @@ def test_a_cut_checkpoint_is_named(trained, nanogpt, tmp_path):
 def test_unknown_flag_suggests(nanogpt):
     done = nanogpt("train", "demo", "--lerning-rate", "1")
     assert done.returncode == 2 and "--learning-rate" in done.stdout + done.stderr
+
+
+def test_a_configuration_file(trained, nanogpt, tmp_path):
+    "The file's fields come after the preset's and before the flags'; what is printed and saved reproduces the run."
+    (tmp_path / "run.toml").write_text('n_layer = 1\nmax_iters = 5\nout_dir = "from-file"\ncorpus = "text.txt"\ntokenizer = "char"\naligned = false\n', encoding="utf-8")
+    flags = [flag for flag in TINY_FLAGS if flag != "--n-layer"][:2] + ["--n-embd", "16", "--n-head", "2", "--batch-size", "4", "--eval-windows", "4"]
+    done = nanogpt("train", "demo", "--config", "run.toml", *flags, "--max-iters", 3)
+    assert done.returncode == 0, done.stderr
+    assert "n_layer=1" in done.stdout.replace("\n     ", " ") and "max_iters=3" in done.stdout.replace("\n     ", " ")
+    saved = tmp_path / "from-file" / "config.json"
+    again = nanogpt("train", f"--config={saved}", "--out-dir", "again")
+    assert again.returncode == 0, again.stderr
+    rows = [[json.loads(line)["val_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()] for name in ("from-file", "again")]
+    assert rows[0] == rows[1]
+
+
+def test_a_configuration_of_nanogpt_is_read_and_not_run(trained, nanogpt, tmp_path):
+    (tmp_path / "small.py").write_text(
+        "# as nanoGPT's\nout_dir = 'theirs'\ndataset = 'text'\ngradient_accumulation_steps = 2 * 2\nbatch_size = 2\nblock_size = 16\nn_layer = 1\nn_head = 1\n"
+        "n_embd = 8\nmax_iters = 2\neval_iters = 1\nlog_interval = 1\ncompile = False\nwarmup_iters = 0\n", encoding="utf-8",
+    )  # fmt: skip
+    done = nanogpt("train", "--config", "small.py", "--data-dir", "data/text-char", "--tokenizer", "char", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "left out log_interval" in done.stdout and "2 windows × 16 context × 4 accumulation" in done.stdout and "mlp='gelu_exact'" in done.stdout
+    (tmp_path / "evil.py").write_text("batch_size = 2\nopen('ran', 'w')\n", encoding="utf-8")
+    assert "evil.py, line 2: only `name = value`" in failure(nanogpt("train", "--config", "evil.py"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("a.toml", "learning_rat = 0.1", "a.toml: unknown learning_rat (did you mean learning_rate?)"),
+        ("a.json", '{"batch_size": "four"}', "batch_size must be of type int, got 'four'"),
+        ("a.json", '{"batch_size": true}', "batch_size must be of type int, got True"),
+        ("a.yaml", "min_lr: 1.0", "min_lr must not exceed learning_rate"),
+        ("a.ini", "x = 1", "a.ini"),
+    ],
+)
+def test_bad_configuration_files_are_one_line(name, text, message, nanogpt, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert message in failure(nanogpt("train", "demo", "--config", name))
+
+
+def test_batch_size_auto_keeps_the_windows_of_an_iteration(trained, nanogpt):
+    done = nanogpt(*TRAIN, "--out-dir", "auto", "--max-iters", 2, "--batch-size", 3, "--gradient-accumulation-steps", 4, "--batch-size=auto")
+    assert done.returncode == 0, done.stderr
+    assert "12 windows × 32 context × 1 accumulation × 1 rank = 384" in done.stdout
+
+
+def test_samples_and_logs_on_the_way(trained, nanogpt, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [f"{i:07}.txt" for i in (0, 5, 10, 15, 20)]
+    done = nanogpt(*TRAIN, "--out-dir", "logged", "--tensorboard", "--wandb", env={"WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+    assert done.returncode == 0, done.stderr
+    events = EventAccumulator(str(tmp_path / "logged" / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "logged" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event.step for event in events.Scalars("val_loss")] == [row["iter"] for row in rows]
+    assert [event.value for event in events.Scalars("val_loss")] == pytest.approx([row["val_loss"] for row in rows])
+    assert list((tmp_path / "logged" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_plan(nanogpt):
+    done = nanogpt("plan", "demo", "--n-layer", 1, "--n-embd", 16, "--block-size", 32)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "GB" in line[:12] or line.startswith("this machine")]
+    assert [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "this"] and rows[0][3] == "float16" and rows[1][3] == "bfloat16"
+    assert all("8" in row for row in rows), "eight windows at once"
+
+
+def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
+    assert nanogpt("export", "run", "exported").returncode == 0
+    flags = [*TRAIN, "--init-from", "exported", "--out-dir", "tuned", "--n-layer", "7", "--max-iters", "4", "--warmup-iters", "0"]
+    done = nanogpt(*flags)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    best = min(json.loads(line)["val_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert first["val_loss"] == pytest.approx(best, abs=1e-5), "it begins with the weights of best.pt, and with their two layers"
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text(encoding="utf-8"))["n_layer"] == 2
+    assert nanogpt(*flags, "--resume", "auto", "--max-iters", 6).returncode == 0
+    assert "no checkpoint at nowhere" in failure(nanogpt(*TRAIN, "--init-from", "nowhere", "--out-dir", "other"))
+    assert "did you mean 'resume'?" in failure(nanogpt(*TRAIN, "--init-from", "resmue", "--out-dir", "other"))

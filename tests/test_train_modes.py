@@ -1,0 +1,188 @@
+"""Ways to train: compiled, in float16, with too little memory, and from weights that are there already."""
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt import train as module
+from nanogpt.checkpoint import load_checkpoint, save_checkpoint
+from nanogpt.corpus import tales
+from nanogpt.data import prepare
+from nanogpt.distributed import parallelize
+from nanogpt.hub import save_pretrained
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.tokenizer import ByteTokenizer, load_tokenizer
+from nanogpt.train import checkpoint_of, start_run, train, train_step
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+def test_a_compiled_model_trains_the_same(tiny):
+    "1e-4 in float32, where fused kernels round elsewhere."
+    tiny = replace(tiny, n_layer=1, dropout=0.0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.compile failed")
+        eager, compiled = (start_run(replace(tiny, compile=compile)) for compile in (False, True))
+    assert eager.step_model is eager.parallel and compiled.step_model is not compiled.parallel
+    losses = [(train_step(eager)[0], train_step(compiled)[0]) for _ in range(20)]
+    assert max(abs(one - other) for one, other in losses) < 1e-4
+    assert checkpoint_of(compiled)["model"].keys() == checkpoint_of(eager)["model"].keys(), "no _orig_mod. in the names"
+
+
+def test_a_compiler_that_fails_is_done_without(tiny, monkeypatch, tmp_path):
+    def broken(model):
+        def compiled(*args):
+            torch.rand(3)  # a trial must leave dropout's generator where it was
+            raise OSError("no compiler\nand more of it")
+
+        return compiled
+
+    eager = train(replace(tiny, compile=False, out_dir=str(tmp_path / "eager")), progress=False)
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"^torch.compile failed \(OSError: no compiler\); training goes on without it, at a lower speed$") as seen:
+        result = train(replace(tiny, compile=True), progress=False)
+    assert len(seen) == 1
+    assert [row["val_loss"] for row in result.metrics] == [row["val_loss"] for row in eager.metrics]
+
+
+def test_float16_survives_an_overflow(tiny):
+    run = start_run(replace(tiny, dtype="float16"))
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**40})
+    before = run.model.lm_head.weight.clone()
+    train_step(run)
+    assert run.scaler.get_scale() == 2.0**39 and torch.equal(run.model.lm_head.weight, before), "the step is left out, the scale halved"
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**10})
+    losses = [train_step(run)[0] for _ in range(20)]
+    assert losses[-1] < losses[0] and run.model.lm_head.weight.dtype == torch.float32
+
+
+def test_float16_trains_and_keeps_its_scale(tiny):
+    result = train(replace(tiny, dtype="float16"), progress=False)
+    assert result.metrics[-1]["val_loss"] < result.metrics[0]["val_loss"]
+    scale = load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")["scaler"]["scale"]
+    assert start_run(replace(tiny, dtype="float16", init_from="resume")).scaler.get_scale() == scale
+
+
+def test_recomputed_activations_are_not_kept_and_change_nothing(tiny):
+    def kept(checkpoint_activations: bool) -> tuple[int, float]:  # bytes between forward and backward; the gradient's norm
+        model = GPT(GPTConfig(block_size=32, vocab_size=50, n_layer=4, n_head=2, n_embd=16, dropout=0.1), torch.Generator().manual_seed(0)).train()
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        parallel, ids = parallelize(model, checkpoint_activations=checkpoint_activations), torch.arange(32)[None]
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = parallel(ids, ids)[1]
+        loss.backward()
+        return sum(storages.values()), torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+
+    (all_of_them, norm), (inputs, same) = kept(False), kept(True)
+    assert inputs < 0.5 * all_of_them and norm == same, "dropout draws the same again"
+
+
+def test_running_out_of_memory_is_explained(tiny, monkeypatch):
+    def full(run):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more of it")
+
+    monkeypatch.setattr(module, "train_step", full)
+    with pytest.raises(MemoryError) as raised:
+        train(tiny, progress=False)
+    text = str(raised.value)
+    assert text.startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); the run needs about 0.0 GB; ") and "\n" not in text
+    for advice in ("lower batch_size", "loss_chunk=1024", "checkpoint_activations=True"):
+        assert advice in text
+    assert load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")["iter_num"] == 0
+
+
+def test_other_errors_of_torchs_stay_what_they_are(tiny, monkeypatch):
+    def broken(run):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(module, "train_step", broken)
+    with pytest.raises(RuntimeError, match="^shapes do not match$"):
+        train(tiny, progress=False)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="this system does not say what memory is free")
+def test_a_run_that_is_too_large_is_refused_before_it_begins(tiny):
+    advice = r"lower batch_size .*, set loss_chunk=1024, or set checkpoint_activations=True"
+    message = rf"^this run needs about [\d,.]+ GB, and cpu has [\d.]+ GB free.*; {advice}$"
+    with pytest.raises(MemoryError, match=message):
+        train(replace(tiny, batch_size=10_000_000), progress=False)
+    assert not Path(tiny.out_dir).exists()
+
+
+@pytest.fixture
+def folder(tiny, tmp_path) -> Path:
+    "A model of 64 positions in Hugging Face's layout, with the tokenizer of the tales, and with the parts that a GPT-2 must have."
+    tokenizer = load_tokenizer(Path(tiny.data_dir))
+    config = GPTConfig(block_size=64, vocab_size=tokenizer.vocab_size, n_layer=3, n_head=4, n_embd=24, bias=True)
+    save_pretrained(GPT(config, torch.Generator().manual_seed(5)), tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def test_finetuning_takes_the_folders_weights_and_shape(tiny, folder):
+    run = start_run(replace(tiny, init_from=str(folder), block_size=64))
+    weights = GPT.from_pretrained(folder).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in run.model.state_dict().items())
+    assert (run.config.n_layer, run.config.n_head, run.config.n_embd, run.config.bias) == (3, 4, 24, True)
+    assert run.model.config.dropout == tiny.dropout and run.model.training
+
+
+def test_positions_are_cropped_or_refused(tiny, folder):
+    run = start_run(replace(tiny, init_from=str(folder), block_size=16))
+    assert run.model.config.block_size == run.config.block_size == 16 and len(run.model.transformer.wpe.weight) == 16
+    with pytest.raises(ValueError, match="block_size=65 exceeds the 64 positions of .*; lower it"):
+        start_run(replace(tiny, init_from=str(folder), block_size=65))
+
+
+def test_a_finetuned_run_goes_on_with_the_folders_shape(tiny, folder, tmp_path):
+    config = replace(tiny, init_from=str(folder), resume="auto", lr_decay_iters=20)
+    straight = train(replace(config, out_dir=str(tmp_path / "straight")), progress=False)
+    train(replace(config, max_iters=10), progress=False)
+    shutil.rmtree(folder)  # is not needed any more
+    resumed = train(config, progress=False)
+    assert [row["val_loss"] for row in resumed.metrics] == [row["val_loss"] for row in straight.metrics]
+    assert resumed.model.config.n_embd == 24
+
+
+def test_finetuning_a_run_and_a_nanogpt_checkpoint(tiny, tmp_path):
+    result = train(tiny, progress=False)
+    ours = train(replace(tiny, init_from=tiny.out_dir, out_dir=str(tmp_path / "ours"), max_iters=1, learning_rate=0.0, min_lr=0.0), progress=False)
+    assert ours.metrics[0]["val_loss"] == pytest.approx(min(row["val_loss"] for row in result.metrics), abs=1e-6), "best.pt is where it begins"
+    checkpoint = load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    theirs = {
+        "model": {f"_orig_mod.{name}": tensor for name, tensor in checkpoint["model"].items()},
+        "model_args": {name: checkpoint["model_args"][name] for name in names},
+        "optimizer": {}, "iter_num": 20, "best_val_loss": 1.0, "config": {},
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "theirs" / "ckpt.pt", theirs)
+    run = start_run(replace(tiny, init_from=str(tmp_path / "theirs" / "ckpt.pt"), out_dir=str(tmp_path / "out2")))
+    assert run.iter_num == 0 and run.config.mlp == "gelu_exact", "nanoGPT's, which its checkpoints do not mention"
+    assert all(torch.equal(tensor, checkpoint["model"][name]) for name, tensor in run.model.state_dict().items())
+
+
+def test_other_ids_are_refused(tiny, folder, tmp_path):
+    train(tiny, progress=False)
+    prepare(tales(60), ByteTokenizer(), tmp_path / "bytes", 0.2)
+    other = replace(tiny, data_dir=str(tmp_path / "bytes"), out_dir=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="the data has 257 ids and .* knows .*; prepare the data with the model's tokenizer"):
+        start_run(replace(other, init_from=str(folder)))
+    checkpoint = load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")
+    shape = checkpoint["model_args"] | {"vocab_size": 300}  # room for the bytes, which mean other text
+    save_checkpoint(tmp_path / "wide.pt", {**checkpoint, "model": GPT(GPTConfig(**shape)).state_dict(), "model_args": shape})
+    with pytest.raises(ValueError, match="trained with another tokenizer"):
+        start_run(replace(other, init_from=str(tmp_path / "wide.pt")))
+
+
+@pytest.mark.parametrize("name", ["gtp2", "nowhere/at-all.pt", "hf:../secrets", "hf:a/b/c"])
+def test_a_source_that_is_not_there_is_named_in_one_line(tiny, name):
+    with pytest.raises((ValueError, OSError), match=name.removeprefix("hf:").replace(".", r"\.")) as raised:
+        train(replace(tiny, init_from=name), progress=False)
+    assert "\n" not in str(raised.value) and not Path(tiny.out_dir).exists()
