@@ -114,7 +114,7 @@ def lines(ax) -> dict[str, list[tuple[float, float]]]:
 
 
 def test_the_figure_holds_every_row_and_is_drawn_without_ipython(capsys):
-    plot = LivePlot(floor=0.5, reference=[(0, 4.0), (500, 1.0)])
+    before, plot = plt.get_fignums(), LivePlot(floor=0.5, reference=[(0, 4.0), (500, 1.0)])
     for i in (0, 250, 500):
         plot(row(i, tokens_per_s=640 + i / 250 if i else None))
     losses, lr, norm, speed = plot.figure.axes
@@ -127,7 +127,7 @@ def test_the_figure_holds_every_row_and_is_drawn_without_ipython(capsys):
     ]  # fmt: skip
     assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 1.02 * max(y for _, y in [*lines(ax).values()][0]) for ax in (lr, norm, speed))
     plot.close()
-    assert plt.get_fignums() == [] and capsys.readouterr() == ("", "")
+    assert plt.get_fignums() == before and capsys.readouterr() == ("", "")
 
 
 def test_the_figure_is_in_nats_a_character_where_the_rows_know_them():
