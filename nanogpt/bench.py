@@ -373,21 +373,33 @@ def bench_decode(
     return [Benchmark(f"{new_tokens} tokens from {model.num_params():,} parameters, greedy, one sequence", "tokens", rows, notes, machine())]
 
 # %% ../nbs/12_bench.ipynb #6a4f91f1
-def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: int, steps: int):
-    "Train GPT-2's smallest model, with as many layers, and print the seconds of the fastest step but the first, and the peak memory in MB, as JSON."
-    model = GPT(replace(GPTConfig.gpt2(), n_layer=n_layer, block_size=block_size), torch.Generator().manual_seed(0))
+def _trainer(
+    config: GPTConfig,
+    batch_size: int,
+    loss_chunk: int = 0,
+) -> tuple[Callable[[], float], Callable[[], dict]]:  # a training step that returns its seconds, and what to save
+    "A model on random ids, and its optimizer."
+    model = GPT(config, torch.Generator().manual_seed(0))
     optimizer = adamw(model, 1e-4)
-    x, y = torch.randint(model.config.vocab_size, (2, batch_size, block_size), generator=torch.Generator().manual_seed(1))
-    seconds = []
-    for _ in range(steps):
+    x, y = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=torch.Generator().manual_seed(1))
+
+    def step() -> float:
         start = time.perf_counter()
         model(x, y, loss_chunk)[1].backward()
         optimizer.step()
         optimizer.zero_grad()
-        seconds.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    return step, lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "model_args": asdict(config)}
+
+
+def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: int, steps: int):
+    "Train GPT-2's smallest model, with as many layers, and print the seconds of the fastest step but the first, and the peak memory in MB, as JSON."
+    step, _ = _trainer(replace(GPTConfig.gpt2(), n_layer=n_layer, block_size=block_size), batch_size, loss_chunk)
+    seconds = [step() for _ in range(steps)]
     print(json.dumps([min(seconds[1:]), _peak_megabytes()[0]]))
 
-
+# %% ../nbs/12_bench.ipynb #40fcbc19
 def bench_loss(
     n_layer: int = 12,
     loss_chunk: int = 256,  # tokens
@@ -411,21 +423,6 @@ def bench_loss(
     title = f"training step of GPT-2 with {n_layer} layers, batch {batch_size}, context {block_size}"
     return [Benchmark(title, "tokens", to_rows(seconds, batch_size * block_size, "all logits at once"), notes, machine())]
 
-# %% ../nbs/12_bench.ipynb #40fcbc19
-def _trainer(config: GPTConfig) -> tuple[Callable[[], float], Callable[[], dict]]:  # a training step that returns its seconds, and what to save
-    model = GPT(config, torch.Generator().manual_seed(0))
-    optimizer = adamw(model, 1e-4)
-    x, y = torch.randint(config.vocab_size, (2, 2, config.block_size), generator=torch.Generator().manual_seed(1))
-
-    def step() -> float:
-        start = time.perf_counter()
-        model(x, y)[1].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return time.perf_counter() - start
-
-    return step, lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "model_args": asdict(config)}
-
 # %% ../nbs/12_bench.ipynb #397097b9
 def bench_save(
     n_layer: int = 8,
@@ -435,7 +432,7 @@ def bench_save(
     "How long a training step is held up by a save: by one that it waits for, and by one in the background, in turns, in one run."
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    step, state = _trainer(GPTConfig(block_size=64, vocab_size=4096, n_layer=n_layer, n_head=8, n_embd=n_embd))
+    step, state = _trainer(GPTConfig(block_size=64, vocab_size=4096, n_layer=n_layer, n_head=8, n_embd=n_embd), batch_size=2)
     usual, meanwhile = [step() for _ in range(12)][2:], []
     pauses = {"training waits": [], "in the background": []}
     with tempfile.TemporaryDirectory() as folder, CheckpointWriter(folder) as writer:

@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from .bench import BENCHMARKS, report, save_benchmarks
-from .checkpoint import GPT2_NAMES, checkpoint_path, is_pretrained, load_checkpoint, model_from_checkpoint, open_model, tokenizer_of
+from .checkpoint import checkpoint_path, is_pretrained, load_checkpoint, model_from_checkpoint, open_model, tokenizer_of
 from .config import check_names, from_nanogpt, read_config
 from .corpus import get_corpus
 from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta, verify
@@ -31,7 +31,7 @@ from .data import prepare as prepare_data
 from .distributed import is_sharded
 from .files import atomic_write
 from .hub import from_pretrained, save_pretrained
-from .model import GPT, GPTConfig, count_params
+from .model import GPT, GPT2_SIZES, GPTConfig, count_params
 from .plan import UTILISATION, plan
 from .plot import new_axes, plot_emergence, plot_losses
 from .sample import Sampling, for_decoding, sample_text, score_samples, stream
@@ -206,7 +206,7 @@ def plan_(args: list[str]) -> int:
 
 def planned_shape(config: TrainConfig) -> GPTConfig:
     "The model that a run would have: of the weights that it starts from, or with the data's vocabulary, which is guessed where there is no data yet."
-    if config.init_from in GPT2_NAMES:
+    if config.init_from in GPT2_SIZES:
         return replace(GPTConfig.gpt2(config.init_from), block_size=config.block_size)
     if config.init_from not in ("scratch", "resume"):
         return replace(open_model(config.init_from)[0].config, block_size=config.block_size)

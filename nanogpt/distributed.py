@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['world', 'process_group', 'sum_over_ranks', 'gather', 'rank_zero_first', 'recompute_blocks', 'parallelize',
-           'sync_gradients', 'whole', 'is_sharded', 'whole_weights', 'save_sharded', 'check_sharded', 'load_sharded',
-           'latest_checkpoint']
+           'sync_gradients', 'whole', 'is_sharded', 'whole_weights', 'save_sharded', 'check_sharded', 'make_moments',
+           'load_sharded', 'latest_checkpoint']
 
 # %% ../nbs/09_distributed.ipynb #f6fca61c
 import os
@@ -223,6 +223,13 @@ def check_sharded(
     return rest
 
 
+def make_moments(optimizer: torch.optim.AdamW):
+    "Make Adam's moments now, and not in the first step."
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        zero = torch.zeros((), dtype=torch.float32, device=p.device)
+        optimizer.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+
 def load_sharded(
     folder: str | Path,  # from `save_sharded`, by any number of ranks
     checkpoint: dict,  # from `check_sharded`
@@ -231,15 +238,13 @@ def load_sharded(
     more: dict[str, Tensor] | None = None,
 ):
     "Load weights and moments into a model and an optimizer of any number of ranks."
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = {i: {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for i, p in enumerate(params)}
-    moments = moments if checkpoint["iter_num"] else {}
+    if not optimizer.state:
+        make_moments(optimizer)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process may read what many wrote
-        tensors = {"model": model.state_dict(), "moments": _flat(moments), "more": more or {}}
+        tensors = {"model": model.state_dict(), "moments": _flat(optimizer.state_dict()["state"]), "more": more or {}}
         dcp.load(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
         model.load_state_dict(tensors["model"])
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../nbs/09_distributed.ipynb #26299b4c
 def latest_checkpoint(

@@ -40,7 +40,7 @@ from nanogpt.checkpoint import (
 from .corpus import get_corpus
 from .data import SPLITS, Prefetcher, Sampler, TokenDataset, all_batches, is_prepared, prepare, read_meta
 from nanogpt.distributed import (
-    gather, is_sharded, latest_checkpoint, load_sharded, parallelize, process_group, rank_zero_first, recompute_blocks, save_sharded, sum_over_ranks, sync_gradients, whole,
+    gather, is_sharded, latest_checkpoint, load_sharded, make_moments, parallelize, process_group, rank_zero_first, recompute_blocks, save_sharded, sum_over_ranks, sync_gradients, whole,
     whole_weights, world,
 )  # fmt: skip
 from .files import atomic_write
@@ -424,11 +424,11 @@ def start_run(
     config = _place(config, model.train(), device, dtype)
     sampler.batch_size = config.batch_size
     torch.manual_seed(config.seed + rank)
-    mixed = dtype.itemsize == 2
-    parallel = parallelize(model, config.strategy, dtype if mixed else None, device=device)
+    parallel = parallelize(model, config.strategy, dtype if dtype.itemsize == 2 else None, device=device)
+    optimizer = adamw(model, config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+    make_moments(optimizer)  # what does not fit is known at once, and every checkpoint holds them
     run = Run(
-        config, model, parallel, parallel, _with_moments(adamw(model, config.learning_rate, (config.beta1, config.beta2), config.weight_decay)),
-        torch.amp.GradScaler(device.type, enabled=dtype == torch.float16), torch.autocast(device.type, dtype=dtype if mixed else None, enabled=mixed),
+        config, model, parallel, parallel, optimizer, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16), _autocast(device, dtype),
         train_data, val_data, tokenizer, Prefetcher(sampler, device), [p.detach().clone() for p in model.parameters()] if config.ema else [],
     )  # fmt: skip
     if checkpoint:
@@ -438,12 +438,9 @@ def start_run(
     return run
 
 # %% ../nbs/10_train.ipynb #6a4f91f1
-def _with_moments(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
-    "Make Adam's moments now and not in the first step: what does not fit is known at once, and every checkpoint holds them."
-    for p in (p for group in optimizer.param_groups for p in group["params"]):
-        zero = torch.zeros((), dtype=torch.float32, device=p.device)
-        optimizer.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-    return optimizer
+def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    "For 16-bit products; others need none."
+    return torch.autocast(device.type, dtype=dtype, enabled=True) if dtype.itemsize == 2 else torch.autocast(device.type, enabled=False)
 
 
 def _check_ranks(config: TrainConfig, ranks: int):
@@ -541,7 +538,7 @@ def _fits(config: TrainConfig, model: GPT, dtype: torch.dtype, batch_size: int) 
     device = model.lm_head.weight.device
     ids = torch.zeros(batch_size, config.block_size, dtype=torch.int64, device=device)
     try:
-        with torch.autocast(device.type, dtype=dtype if dtype.itemsize == 2 else None, enabled=dtype.itemsize == 2):
+        with _autocast(device, dtype):
             model(ids, ids, config.loss_chunk)[1].backward()
         return True
     except RuntimeError as error:
@@ -938,7 +935,7 @@ def train(
 def _begin(run: Run, progress: bool) -> list[dict]:  # the rows of metrics so far
     "Write what describes the run beside its results, and clear away what belongs to a run that is replaced."
     out_dir = Path(run.config.out_dir)
-    known = read_metrics(out_dir) if run.resumed and (out_dir / "metrics.jsonl").exists() else []
+    known = read_metrics(out_dir) if world()[0] == 0 and run.resumed and (out_dir / "metrics.jsonl").exists() else []
     rows = gather([row for row in known if row["iter"] <= run.iter_num])[0]  # rank 0's: all must agree on what is due
     if world()[0] > 0:
         return rows
@@ -1006,7 +1003,9 @@ def _loop(run: Run, rows: list[dict], stop: list[str], on_eval, progress: bool, 
                     if progress:
                         bar.write(format_row(rows[-1]))
                 late = ["max_seconds"] if config.max_seconds and time.monotonic() - begin > config.max_seconds else []
-                asked = sum_over_ranks(torch.tensor(float(bool(stop or late)), device=run.model.lm_head.weight.device)).item()
+                asked = bool(stop or late)
+                if world()[1] > 1:
+                    asked = bool(sum_over_ranks(torch.tensor(float(asked), device=run.model.lm_head.weight.device)).item())
                 reasons = [reason for ours in gather([*stop[:1], *late]) for reason in ours] if asked else []
                 if run.iter_num >= config.max_iters:
                     return "max_iters"

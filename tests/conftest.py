@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import hypothesis
 import pytest
+import torch
 
 from nanogpt.corpus import tales
 from nanogpt.data import prepare
 from nanogpt.tokenizer import CharTokenizer
-from nanogpt.train import TrainConfig
+from nanogpt.train import Run, TrainConfig, train_step
 
 TINY = TrainConfig(
     block_size=32, n_layer=2, n_head=2, n_embd=16, batch_size=4, max_iters=20, warmup_iters=2, eval_interval=5, eval_windows=8,
@@ -36,6 +37,17 @@ def nanogpt(tmp_path):
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options)
 
     return run
+
+
+def assert_overflow_is_survived(run: Run):
+    "Of a float16 run, on any device."
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**40})
+    before = run.model.lm_head.weight.clone()
+    train_step(run)
+    assert run.scaler.get_scale() == 2.0**39 and torch.equal(run.model.lm_head.weight, before), "the step is left out, the scale halved"
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**10})
+    losses = [train_step(run)[0] for _ in range(20)]
+    assert losses[-1] < losses[0]
 
 
 TINY_FLAGS = [
