@@ -23,23 +23,40 @@ import torch
 import tyro
 
 from .bench import BENCHMARKS, report, save_benchmarks
-from .checkpoint import checkpoint_path, is_pretrained, load_checkpoint, model_from_checkpoint, open_model, tokenizer_of
-from .config import check_names, from_nanogpt, read_config
+from .budget import UTILISATION, count_params, plan
+from .checkpoint import load_checkpoint, model_from_checkpoint
+from .config import GPT2_SIZES, GPTConfig, check_names, from_nanogpt, read_config
 from .corpus import get_corpus
-from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta, verify
-from .data import prepare as prepare_data
-from .distributed import is_sharded
+from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta
+from .decode import for_decoding
 from .files import atomic_write
-from .hub import from_pretrained, save_pretrained
-from .model import GPT, GPT2_SIZES, GPTConfig, count_params
-from .plan import UTILISATION, plan
+from nanogpt.hub import (
+    checkpoint_path,
+    from_pretrained,
+    is_pretrained,
+    open_model,
+    save_pretrained,
+    tokenizer_of,
+)
+from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
-from .sample import Sampling, for_decoding, sample_text, score_samples, stream
-from .tokenizer import Tokenizer, get_tokenizer
+from .prepare import prepare as prepare_data, verify
+from .sample import Sampling, sample_text, score_samples, stream
+from .sharded import is_sharded
 from nanogpt.train import (
-    PRESETS, Run, TrainConfig, data_path, evaluate, get_preset, model_config, pick_device, pick_dtype, tokens_per_character,
-)  # fmt: skip
-from .train import train as run_training
+    PRESETS,
+    Run,
+    TrainConfig,
+    data_path,
+    evaluate,
+    get_preset,
+    model_config,
+    pick_device,
+    pick_dtype,
+    tokens_per_character,
+    train as run_training,
+)
+from .vocab import Tokenizer, get_tokenizer
 
 # %% ../nbs/tools/cli.ipynb #d65d3946
 Positional = tyro.conf.Positional

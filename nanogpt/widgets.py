@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .plot import COLOURS, new_axes
 from .sample import Sampling, filter_logits
-from .tokenizer import Tokenizer
+from .vocab import Tokenizer
 
 # %% ../nbs/tools/widgets.ipynb #d65d3946
 def token_label(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanogpt.corpus import tales
-from nanogpt.data import prepare
+from nanogpt.prepare import prepare
 from nanogpt.tokenizer import CharTokenizer
 from nanogpt.train import Run, TrainConfig, train_step
 

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from nanogpt.attention import CausalSelfAttention, KVCache, attention, causal_mask, fused_attention, rotary_angles, rotate
+from nanogpt.attention import CausalSelfAttention, KVCache, attention, causal_mask, fused_attention
+from nanogpt.rotary import rotary_angles, rotate
 
 
 @pytest.mark.parametrize("window", [None, 6])

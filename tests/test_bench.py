@@ -11,12 +11,24 @@ import torch
 
 from nanogpt import bench
 from nanogpt.bench import (
-    Benchmark, Row, bench_bpe, bench_prepare, machine, repeated_stdlib, reopening_batch, report, save_benchmarks, side_by_side, some_text, to_rows,
-)  # fmt: skip
+    Benchmark,
+    Row,
+    bench_bpe,
+    bench_prepare,
+    machine,
+    reopening_batch,
+    repeated_stdlib,
+    report,
+    save_benchmarks,
+    side_by_side,
+    some_text,
+    to_rows,
+)
 from nanogpt.cli import main
-from nanogpt.data import Sampler, TokenDataset, prepare
-from nanogpt.model import GPTConfig
-from nanogpt.tokenizer import train_bpe
+from nanogpt.data import Sampler, TokenDataset
+from nanogpt.prepare import prepare
+from nanogpt.config import GPTConfig
+from nanogpt.bpe import train_bpe
 
 TEXT = "the cat sat on the mat, and the dog ran after the cat. " * 40
 

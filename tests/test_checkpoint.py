@@ -10,12 +10,21 @@ import pytest
 import torch
 
 from nanogpt.checkpoint import (
-    CheckpointWriter, check_tokenizer, copy_to_cpu, find_checkpoints, load_checkpoint, model_from_checkpoint, open_model, remove_checkpoint,
-    save_checkpoint, tokenizer_from_checkpoint, tokenizer_of,
-)  # fmt: skip
+    CheckpointWriter,
+    check_tokenizer,
+    copy_to_cpu,
+    find_checkpoints,
+    load_checkpoint,
+    model_from_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+    tokenizer_from_checkpoint,
+)
+from nanogpt.hub import open_model, tokenizer_of
 from nanogpt.files import atomic_write
 from nanogpt.hub import save_pretrained
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import TrainConfig, checkpoint_of, start_run, train
 

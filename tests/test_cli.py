@@ -105,7 +105,8 @@ def test_nanogpts_own_checkpoint(nanogpt, tmp_path):
     "As its training script writes it: no tokenizer, foreign settings, compiled names."
     import torch
 
-    from nanogpt.model import GPT, GPTConfig
+    from nanogpt.config import GPTConfig
+    from nanogpt.model import GPT
 
     shape = dict(block_size=32, vocab_size=257, n_layer=1, n_head=2, n_embd=16, bias=False, dropout=0.0)
     weights = {f"_orig_mod.{name}": tensor for name, tensor in GPT(GPTConfig(**shape)).state_dict().items()}

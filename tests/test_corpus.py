@@ -19,9 +19,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.corpus import (
-    END_OF_TEXT, TALES, Corpus, Grammar, ParseError, _decode, _split_documents, download, entries, generate_text, get_corpus, hf_dataset,
-    measure, mix, parse, python_stdlib, score_tales, shakespeare, tale_level, tales, text_files,
-)  # fmt: skip
+    Corpus,
+    END_OF_TEXT,
+    _decode,
+    _split_documents,
+    download,
+    get_corpus,
+    hf_dataset,
+    mix,
+    python_stdlib,
+    shakespeare,
+    tales,
+    text_files,
+)
+from nanogpt.tales import (
+    Grammar,
+    ParseError,
+    TALES,
+    entries,
+    generate_text,
+    measure,
+    parse,
+    score_tales,
+    tale_level,
+)
 
 
 @given(st.integers(0, 2**32))

@@ -18,9 +18,19 @@ from hypothesis import strategies as st
 from nanogpt import data as data_module
 from nanogpt.corpus import Corpus, tales
 from nanogpt.data import (
-    SPLITS, Prefetcher, Sampler, TokenDataset, all_batches, document_ids, dtype_for, is_prepared, pieces, prepare, split_of, verify,
-)  # fmt: skip
-from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, TokenizerBase, get_tokenizer, train_bpe
+    Prefetcher,
+    SPLITS,
+    Sampler,
+    TokenDataset,
+    all_batches,
+    document_ids,
+    dtype_for,
+    is_prepared,
+)
+from nanogpt.prepare import pieces, prepare, split_of, verify
+from nanogpt.bpe import train_bpe
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, TokenizerBase
+from nanogpt.vocab import get_tokenizer
 
 
 def raw(folder, ids, split="train") -> TokenDataset:

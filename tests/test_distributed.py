@@ -18,8 +18,9 @@ import torch
 from nanogpt import train as module
 from nanogpt.checkpoint import load_checkpoint, model_from_checkpoint
 from nanogpt.corpus import tales
-from nanogpt.data import TokenDataset, all_batches, prepare
-from nanogpt.distributed import latest_checkpoint
+from nanogpt.data import TokenDataset, all_batches
+from nanogpt.prepare import prepare
+from nanogpt.sharded import latest_checkpoint
 from nanogpt.tokenizer import CharTokenizer
 from nanogpt.train import Run, TrainConfig, evaluate, train
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nanogpt.hub import (
-    PARTS, Piece, config_from_huggingface, config_to_huggingface, from_pretrained, huggingface_layout, save_pretrained, tokenizer_from_huggingface,
-)  # fmt: skip
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.hub import from_pretrained, save_pretrained, tokenizer_from_huggingface
+from nanogpt.layouts import PARTS, Piece, config_from_huggingface, config_to_huggingface, huggingface_layout
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.sample import generate
-from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, TiktokenTokenizer, train_bpe
+from nanogpt.bpe import train_bpe
+from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
+from nanogpt.vocab import TiktokenTokenizer
 
 GPT2 = dict(model_type="gpt2", vocab_size=37, n_positions=16, n_embd=32, n_layer=3, n_head=4)
 LLAMA = dict(
@@ -605,7 +607,7 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
 
 
 def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path):
-    from nanogpt.sample import for_decoding
+    from nanogpt.decode import for_decoding
 
     model = GPT(OURS["gpt2"])
     (tmp_path / "run").mkdir()

@@ -7,8 +7,10 @@ import torch.utils._python_dispatch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from nanogpt.attention import CausalSelfAttention, KVCache
-from nanogpt.model import GPT, GPT2_SIZES, GPTConfig, Past, chunked_cross_entropy
-from nanogpt.model import activation_bytes, count_params, flops_per_token, kv_cache_bytes
+from nanogpt.config import GPT2_SIZES, GPTConfig
+from nanogpt.loss import chunked_cross_entropy
+from nanogpt.model import GPT, Past
+from nanogpt.budget import activation_bytes, count_params, flops_per_token, kv_cache_bytes
 
 SMALL = GPTConfig(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
 SHAPE = dict(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)

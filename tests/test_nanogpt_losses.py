@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.optim import adamw, cosine_lr
 
 FIGURES = json.loads((Path(__file__).parent / "data" / "nanogpt_losses.json").read_text(encoding="utf-8"))

@@ -16,9 +16,17 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nanogpt.checkpoint import CheckpointWriter, find_checkpoints, load_checkpoint, model_from_checkpoint, rotate_checkpoints, save_checkpoint
-from nanogpt.distributed import latest_checkpoint, save_sharded
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.checkpoint import (
+    CheckpointWriter,
+    find_checkpoints,
+    load_checkpoint,
+    model_from_checkpoint,
+    rotate_checkpoints,
+    save_checkpoint,
+)
+from nanogpt.sharded import latest_checkpoint, save_sharded
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.optim import adamw
 from nanogpt.train import TrainConfig, read_metrics, start_run, train, train_step
 

@@ -1,4 +1,5 @@
 """settings.ini is the one home of the metadata, and the runtime stands without the tools that make it."""
+import ast
 import re
 import subprocess
 import sys
@@ -45,16 +46,35 @@ def test_runtime_imports_no_tools():
     assert out.strip() == "[]"
 
 
+ORDER = """
+    files config plot tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim device ranks step decode sample
+    checkpoint layouts hub distributed sharded recipe report start monitor train bench widgets cli
+""".split()
+
+
+def imports_of(source: str) -> set[str]:
+    "The package's modules that a module imports, at its top or inside a function."
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nanogpt"):
+            module = (node.module or "").removeprefix("nanogpt").strip(".")
+            found |= {module} if module else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nanogpt.")}
+    return found
+
+
 def test_modules_import_only_modules_above_them():
-    order = [
-        "files", "config", "plot", "monitor", "tokenizer", "corpus", "data", "attention", "model", "hub", "optim", "plan", "checkpoint", "distributed", "train",
-        "sample", "bench", "widgets", "cli",
-    ]  # fmt: skip
-    for i, module in enumerate(order):
-        source = (root / "nanogpt" / f"{module}.py").read_text(encoding="utf-8")
-        imported = set(re.findall(r"^from (?:\.|nanogpt\.)(\w+) import", source, re.M))  # nbdev writes them as relative
-        assert imported or module in ("files", "config", "plot", "attention", "optim")
-        assert imported <= set(order[:i]), f"{module} imports {imported - set(order[:i])}"
+    modules = {path.stem for path in (root / "nanogpt").glob("*.py") if not path.stem.startswith("_")}
+    assert modules == set(ORDER)
+    for i, module in enumerate(ORDER):
+        imported = imports_of((root / "nanogpt" / f"{module}.py").read_text(encoding="utf-8"))
+        assert imported <= set(ORDER[:i]), f"{module} imports {imported - set(ORDER[:i])}"
+
+
+def test_imports_inside_functions_are_found():
+    assert imports_of("def f():\n    from nanogpt.hub import load") == imports_of("from .hub import (\n    load,\n)") == {"hub"}
+    assert imports_of("from . import hub") == imports_of("import nanogpt.hub") == {"hub"}
 
 
 def test_every_file_is_opened_as_utf8():

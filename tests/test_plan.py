@@ -6,9 +6,18 @@ import torch
 
 from nanogpt import plan as module
 from nanogpt.distributed import parallelize
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.optim import adamw
-from nanogpt.plan import MACHINES, UTILISATION, free_memory, largest_batch, measure_speed, plan, training_memory
+from nanogpt.budget import (
+    MACHINES,
+    UTILISATION,
+    free_memory,
+    largest_batch,
+    measure_speed,
+    plan,
+    training_memory,
+)
 
 GPT2 = GPTConfig.gpt2("gpt2")
 CPU = torch.device("cpu")

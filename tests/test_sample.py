@@ -9,12 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.corpus import tales
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
+from nanogpt.decode import Int8Linear, PackedLinear, for_decoding
 from nanogpt.sample import (
-    Int8Linear, PackedLinear, Sampling, check_prompts, filter_logits, for_decoding, generate, penalise, sample_text, score_samples, score_text,
-    stream, stream_tokens,
-)  # fmt: skip
-from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, train_bpe
+    Sampling,
+    check_prompts,
+    filter_logits,
+    generate,
+    penalise,
+    sample_text,
+    score_samples,
+    score_text,
+    stream,
+    stream_tokens,
+)
+from nanogpt.bpe import train_bpe
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 
 SHAPE = dict(block_size=12, vocab_size=20, n_layer=2, n_head=4, n_embd=16)
 CONFIGS = {

@@ -20,10 +20,16 @@ from hypothesis import strategies as st
 
 from nanogpt import tokenizer as module
 from nanogpt.files import cache_dir
+from nanogpt.bpe import train_bpe
 from nanogpt.tokenizer import (
-    BPETokenizer, ByteTokenizer, CharTokenizer, TiktokenTokenizer, get_tokenizer, load_tokenizer, merge_pair, split_pieces,
-    tokenizer_from_dict, train_bpe, train_bpe_naively,
-)  # fmt: skip
+    BPETokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    merge_pair,
+    split_pieces,
+    train_bpe_naively,
+)
+from nanogpt.vocab import TiktokenTokenizer, get_tokenizer, load_tokenizer, tokenizer_from_dict
 
 
 def gpt2():

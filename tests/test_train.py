@@ -14,13 +14,26 @@ import torch
 
 from nanogpt.checkpoint import load_checkpoint
 from nanogpt.corpus import tales
-from nanogpt.data import TokenDataset, all_batches, prepare
-from nanogpt.model import GPTConfig
+from nanogpt.data import TokenDataset, all_batches
+from nanogpt.prepare import prepare
+from nanogpt.config import GPTConfig
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import (
-    PRESETS, ModelFields, TrainConfig, checkpoint_of, evaluate, get_preset, load_data, pick_device, pick_dtype, read_metrics, restore, start_run,
-    train, train_step,
-)  # fmt: skip
+    ModelFields,
+    PRESETS,
+    TrainConfig,
+    checkpoint_of,
+    evaluate,
+    get_preset,
+    load_data,
+    pick_device,
+    pick_dtype,
+    read_metrics,
+    restore,
+    start_run,
+    train,
+    train_step,
+)
 
 RUN = "import json, sys; from nanogpt.train import TrainConfig, train; sys.exit(train(TrainConfig(**json.loads(sys.argv[1])), progress=False).exit_code)"
 

@@ -11,11 +11,13 @@ from conftest import assert_overflow_is_survived
 from nanogpt import train as module
 from nanogpt.checkpoint import load_checkpoint, save_checkpoint
 from nanogpt.corpus import tales
-from nanogpt.data import prepare
+from nanogpt.prepare import prepare
 from nanogpt.distributed import parallelize
 from nanogpt.hub import save_pretrained
-from nanogpt.model import GPT, GPTConfig
-from nanogpt.tokenizer import ByteTokenizer, load_tokenizer
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
+from nanogpt.tokenizer import ByteTokenizer
+from nanogpt.vocab import load_tokenizer
 from nanogpt.train import checkpoint_of, start_run, train, train_step
 
 

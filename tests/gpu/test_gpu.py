@@ -11,10 +11,11 @@ from test_distributed import largest_difference, launch, result_of, run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt.data import Prefetcher, Sampler
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.optim import adamw, param_groups
-from nanogpt.plan import free_memory, training_memory
-from nanogpt.sample import for_decoding
+from nanogpt.budget import free_memory, training_memory
+from nanogpt.decode import for_decoding
 from nanogpt.train import TrainConfig, load_data, pick_device, pick_dtype, start_run, train, train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
