@@ -1,6 +1,5 @@
 """settings.ini is the one home of the metadata, and the runtime stands without the tools that make it."""
 import ast
-import re
 import subprocess
 import sys
 import tomllib

@@ -4,7 +4,7 @@ from itertools import accumulate
 import pytest
 import torch
 
-from nanogpt import plan as module
+from nanogpt import budget as module
 from nanogpt.distributed import parallelize
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
