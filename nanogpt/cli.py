@@ -25,7 +25,7 @@ import tyro
 from .bench import BENCHMARKS, report, save_benchmarks
 from .budget import UTILISATION, count_params, plan
 from .checkpoint import load_checkpoint, model_from_checkpoint
-from .config import GPT2_SIZES, GPTConfig, check_names, from_nanogpt, read_config
+from .config import GPT2_SIZES, GPTConfig, check_names, read_config
 from .corpus import get_corpus
 from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta
 from .decode import for_decoding
@@ -41,6 +41,7 @@ from nanogpt.hub import (
 from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
 from .prepare import prepare as prepare_data, verify
+from .recipe import from_nanogpt
 from .sample import Sampling, sample_text, score_samples, stream
 from .sharded import is_sharded
 from nanogpt.train import (
