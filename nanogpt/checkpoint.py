@@ -26,14 +26,18 @@ from .model import GPT
 from .vocab import Tokenizer, tokenizer_from_dict
 
 # %% ../nbs/10_checkpoint.ipynb #d65d3946
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk full, file too large, quota used up
+_NO_ROOM = (
+    errno.ENOSPC,
+    errno.EFBIG,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+)  # disk full, file too large, quota used up
 
 
 def save_checkpoint(
     path: str | Path,
     checkpoint: dict,  # tensors, numbers, strings, and dicts and lists of them
 ):
-    """Write a checkpoint whole or not at all: when the disk is full or the process dies, the file that was there survives.
+    """Write a checkpoint whole or not at all: the file that was there survives a crash or a full disk.
 
     Raises OSError when the file cannot be written.
     """
@@ -41,11 +45,15 @@ def save_checkpoint(
         with atomic_write(path, "wb") as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch hides a failed write behind an error of its own
+        cause = (
+            error if isinstance(error, OSError) else error.__context__
+        )  # torch hides a failed write behind an error of its own
         if not isinstance(cause, OSError):
             raise
         why = "no room on the disk: make some" if cause.errno in _NO_ROOM else cause.strerror
-        raise OSError(cause.errno, f"{path} was not saved ({why}); what was there before is untouched") from None
+        raise OSError(
+            cause.errno, f"{path} was not saved ({why}); what was there before is untouched"
+        ) from None
 
 # %% ../nbs/10_checkpoint.ipynb #fafe44a0
 def load_checkpoint(
@@ -54,7 +62,7 @@ def load_checkpoint(
 ) -> dict:
     """Read a checkpoint, checking it first and running no code from it (`weights_only=True`).
 
-    Raises FileNotFoundError, or ValueError when the file is damaged, holds anything but data, or is not a checkpoint.
+    Raises FileNotFoundError, or ValueError when the file is damaged, holds code, or is not a checkpoint.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -62,7 +70,9 @@ def load_checkpoint(
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds something other than tensors and plain values; it was not loaded") from None
+        raise ValueError(
+            f"{path} holds something other than tensors and plain values; it was not loaded"
+        ) from None
     except RuntimeError as error:
         raise ValueError(f"{path} cannot be loaded ({str(error).splitlines()[0]})") from None
     if not isinstance(checkpoint, dict) or not {"model", "model_args"} <= checkpoint.keys():
@@ -71,11 +81,13 @@ def load_checkpoint(
 
 
 def _check_archive(path: str | Path):
-    "Compare every part of the file with its CRC-32, which `torch.save` writes and `torch.load` never looks at."
+    "Compare every part of the file with its CRC-32, which `torch.save` writes and `torch.load` ignores."
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                folders = (info.filename for info in archive.infolist() if info.external_attr & 0x10)  # torch would read these as nothing
+                folders = (
+                    info.filename for info in archive.infolist() if info.external_attr & 0x10
+                )  # torch would read these as nothing
                 part = archive.testzip() or next(folders, None)
             why = part and f"its part {part} has changed"
         except Exception as error:  # damaged bytes can raise almost anything
@@ -84,27 +96,40 @@ def _check_archive(path: str | Path):
         raise ValueError(f"{path} is damaged or cut short ({why}); use another checkpoint")
 
 # %% ../nbs/10_checkpoint.ipynb #dcbb262c
-_MASK = re.compile(r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.bias")  # the causal mask, which nanoGPT stores where attention is not fused
+_MASK = re.compile(
+    r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.bias"
+)  # the causal mask, which nanoGPT stores where attention is not fused
 
 
 def model_from_checkpoint(
     checkpoint: dict,  # from `load_checkpoint`
 ) -> GPT:  # in eval mode
-    "Build the model that a checkpoint describes and load its weights. Raises ValueError that names what does not fit."
+    """Build the model that a checkpoint describes and load its weights.
+
+    Raises ValueError that names what does not fit.
+    """
     args = checkpoint["model_args"]
     if "tokenizer" not in checkpoint and "mlp" not in args:
         args = {**args, "mlp": "gelu_exact"}  # nanoGPT's, which its checkpoints do not mention
     try:
         model = GPT(GPTConfig(**args))
     except TypeError as error:
-        raise ValueError(f"this version of nanogpt cannot build the checkpoint's model_args: {error}") from None
-    weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in checkpoint["model"].items() if not _MASK.fullmatch(name)}
+        raise ValueError(
+            f"this version of nanogpt cannot build the checkpoint's model_args: {error}"
+        ) from None
+    weights = {
+        name.removeprefix("_orig_mod."): tensor
+        for name, tensor in checkpoint["model"].items()
+        if not _MASK.fullmatch(name)
+    }
     if any(tensor.dtype == torch.float64 for tensor in weights.values()):
         model.double()
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the checkpoint's weights do not fit its model_args: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"the checkpoint's weights do not fit its model_args: {' '.join(str(error).split())}"
+        ) from None
     return model.eval()
 
 
@@ -121,17 +146,19 @@ def check_tokenizer(
     checkpoint: dict,
     tokenizer: Tokenizer,  # the one about to be used with the checkpoint's model
 ):
-    "Raise ValueError when a model would be fed another tokenizer's ids: they would index its embeddings and mean nothing."
+    "Raise ValueError when a model would be fed another tokenizer's ids, which would mean nothing to it."
     trained = tokenizer_from_checkpoint(checkpoint)
     if trained.fingerprint != tokenizer.fingerprint:
         raise ValueError(
-            f"the checkpoint was trained with another tokenizer ({trained.to_dict()['type']}, {trained.vocab_size} ids) than this one "
-            f"({tokenizer.to_dict()['type']}, {tokenizer.vocab_size} ids); prepare the data with the checkpoint's tokenizer, or train from scratch"
+            f"the checkpoint was trained with another tokenizer ({trained.to_dict()['type']}, "
+            f"{trained.vocab_size} ids) than this one "
+            f"({tokenizer.to_dict()['type']}, {tokenizer.vocab_size} ids); prepare the data with the "
+            "checkpoint's tokenizer, or train from scratch"
         )
 
 # %% ../nbs/10_checkpoint.ipynb #bdd54edd
 def get_rng_state() -> dict:  # for the checkpoint
-    "The state of torch's global generators, of the CPU and of the device that this process uses: dropout draws from them."
+    "The state of torch's global generators on the CPU and on this process's device: dropout draws from them."
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
     return {"torch": torch.get_rng_state(), "cuda": cuda, "mps": mps}
@@ -156,7 +183,7 @@ _NAME = re.compile(r"ckpt(?:-(new|\d+))?\.(?:pt|dcp)")  # a file, or a folder of
 def find_checkpoints(
     out_dir: str | Path,  # the folder of a run
 ) -> list[Path]:  # the newest first; files, or folders of a sharded run
-    "Every checkpoint that a run could go on from: ckpt-new where a crash came just before it got its name, ckpt, ckpt-1, ckpt-2, …"
+    "Every checkpoint that a run could go on from: ckpt-new (of a save that was cut short), ckpt, ckpt-1, …"
     paths = (path for path in Path(out_dir).glob("ckpt*") if _NAME.fullmatch(path.name))
     return sorted((path for path in paths if path.is_file() or (path / "run.pt").is_file()), key=_age)
 
@@ -170,7 +197,10 @@ def rotate_checkpoints(
     out_dir: str | Path,
     keep: int,  # checkpoints
 ):
-    "ckpt-new becomes ckpt, which becomes ckpt-1, and so on up to the first gap; what is beyond `keep` goes. After a crash in between, rotate again."
+    """ckpt-new becomes ckpt, which becomes ckpt-1, and so on up to the first gap; what is beyond `keep` goes.
+
+    After a crash in between, rotate again.
+    """
     paths = find_checkpoints(out_dir)
     for path in paths[keep:]:
         remove_checkpoint(path)
@@ -197,12 +227,23 @@ def copy_to_cpu(
     copies: dict | None = None,  # gets every copy, under the place in memory of what it is a copy of
     buffers: dict | None = None,  # earlier `copies` that are not needed any more: their memory is used again
 ):  # the same, with tensors of its own in the CPU's memory
-    "A copy that training can't change any more. Tensors that share memory, as tied weights do, share it in the copy."
+    """A copy that training can't change any more.
+
+    Tensors that share memory, as tied weights do, share it in the copy.
+    """
     copies, buffers = {} if copies is None else copies, buffers or {}
     if isinstance(value, torch.Tensor):
-        key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
+        key = (
+            value.untyped_storage().data_ptr(),
+            value.storage_offset(),
+            value.shape,
+            value.stride(),
+            value.dtype,
+        )
         if key not in copies:
-            copies[key] = buffers[key].copy_(value.detach()) if key in buffers else value.detach().to("cpu", copy=True)
+            copies[key] = (
+                buffers[key].copy_(value.detach()) if key in buffers else value.detach().to("cpu", copy=True)
+            )
         return copies[key]
     if isinstance(value, dict):
         return {name: copy_to_cpu(part, copies, buffers) for name, part in value.items()}
@@ -210,7 +251,10 @@ def copy_to_cpu(
 
 # %% ../nbs/10_checkpoint.ipynb #1aaa71fc
 class CheckpointWriter(AbstractContextManager):
-    "Writes a run's checkpoints in a thread while training goes on. `save`, `wait` and the end of a `with` block raise what went wrong."
+    """Writes a run's checkpoints in a thread while training goes on.
+
+    `save`, `wait` and the end of a `with` block raise what went wrong.
+    """
 
     def __init__(
         self,
@@ -221,16 +265,24 @@ class CheckpointWriter(AbstractContextManager):
         self.pool, self.pending, self.copies = ThreadPoolExecutor(1), None, {}
         for leftover in self.out_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
-        rotate_checkpoints(out_dir, keep + 1)  # where that was cut short; nothing goes before the next save is whole
+        rotate_checkpoints(
+            out_dir, keep + 1
+        )  # where that was cut short; nothing goes before the next save is whole
 
     def save(
         self,
         checkpoint: dict,
         best: dict | None = None,  # for best.pt, which is written first
     ):
-        "Copy the tensors and return; the copy is written meanwhile. Waits for the write before it, where that is not done."
+        """Copy the tensors and return; the copy is written meanwhile.
+
+        Waits for the write before it, where that is not done.
+        """
         self.wait()
-        buffers, self.copies = self.copies, {}  # memory that was touched before: new pages take as long as the copy itself
+        buffers, self.copies = (
+            self.copies,
+            {},
+        )  # memory that was touched before: new pages take as long as the copy itself
         self.pending = self.pool.submit(self._write, *copy_to_cpu([checkpoint, best], self.copies, buffers))
 
     def _write(self, checkpoint: dict, best: dict | None):

@@ -44,7 +44,11 @@ def problem(value: Any, hint: Any) -> str:  # "" where the value fits
             return wrong
         limits = [(limit, *LIMITS[type(limit)]) for limit in options[1:]]
         fits = all(getattr(operator, name)(value, getattr(limit, name)) for limit, name, _ in limits)
-        return "" if fits else "must be " + " and ".join(f"{words} {getattr(limit, name)}" for limit, name, words in limits)
+        return (
+            ""
+            if fits
+            else "must be " + " and ".join(f"{words} {getattr(limit, name)}" for limit, name, words in limits)
+        )
     fits = isinstance(value, (int, float) if hint is float else hint) and isinstance(value, bool) <= (hint is bool)
     return "" if fits else f"must be of type {hint.__name__}"
 
@@ -71,7 +75,9 @@ class GPTConfig:
     embd_std: Positive = 0.02  # deviation of the initial embeddings
     norm: Literal["layer", "rms"] = "layer"  # LayerNorm or RMSNorm (Zhang & Sennrich 2019)
     norm_eps: Positive = 1e-5  # added to the variance before its root is taken
-    mlp: Literal["gelu", "gelu_exact", "relu2", "swiglu"] = "gelu"  # activation: tanh GELU (GPT-2), exact GELU (nanoGPT), squared ReLU, SwiGLU
+    mlp: Literal["gelu", "gelu_exact", "relu2", "swiglu"] = (
+        "gelu"  # activation: tanh GELU (GPT-2), exact GELU (nanoGPT), squared ReLU, SwiGLU
+    )
     n_inner: Count | None = None  # width inside the MLP; None: 4 C, for swiglu, which has a third matrix, 8/3 C
     positions: Literal["learned", "rotary"] = "learned"  # a table of block_size rows, or rotations (Su et al. 2021)
     rope_theta: Positive = 10_000.0  # base of rotary positions: larger turns more slowly, for longer contexts
@@ -89,17 +95,24 @@ class GPTConfig:
         if self.head_dim is None and self.n_embd % self.n_head:
             nearest = -(-self.n_embd // self.n_head) * self.n_head
             raise ValueError(
-                f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}; try n_embd={nearest}"
+                f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}; try "
+                f"n_embd={nearest}"
             )
         if self.n_head % self.kv_heads:
-            raise ValueError(f"n_head must be a multiple of n_kv_head, got n_head={self.n_head} and n_kv_head={self.n_kv_head}")
+            raise ValueError(
+                f"n_head must be a multiple of n_kv_head, got n_head={self.n_head} and n_kv_head={self.n_kv_head}"
+            )
         if self.positions == "rotary" and self.head_size % 2:
-            raise ValueError(f"rotary positions turn pairs: heads must have an even width, got {self.head_size}; set head_dim")
+            raise ValueError(
+                f"rotary positions turn pairs: heads must have an even width, got {self.head_size}; set head_dim"
+            )
         if self.rope_scaling is not None and set(self.rope_scaling) != ROPE_SCALING:
             names = [", ".join(sorted(names)) for names in (ROPE_SCALING, self.rope_scaling)]
             raise ValueError(f"rope_scaling must have {names[0]}, got {names[1] or 'nothing'}")
         if self.document_token is not None and self.document_token >= self.vocab_size > 0:
-            raise ValueError(f"document_token must be an id below vocab_size {self.vocab_size}, got {self.document_token}")
+            raise ValueError(
+                f"document_token must be an id below vocab_size {self.vocab_size}, got {self.document_token}"
+            )
 
     @property
     def kv_heads(self) -> int:
@@ -133,7 +146,9 @@ class GPTConfig:
     @classmethod
     def speedrun(cls, **shape: Any) -> "GPTConfig":
         "The parts that speed-ran GPT-2 in 2024 (Jordan et al., modded-nanogpt) at any shape."
-        parts: dict[str, Any] = dict(bias=False, norm="rms", mlp="relu2", positions="rotary", qk_norm=True, tied=False, vocab_multiple=64)
+        parts: dict[str, Any] = dict(
+            bias=False, norm="rms", mlp="relu2", positions="rotary", qk_norm=True, tied=False, vocab_multiple=64
+        )
         return cls(**{**parts, **shape})
 
 
@@ -196,7 +211,10 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_config(
     path: str | Path,  # .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`
 ) -> dict[str, Any]:
-    "Read settings from a file without running anything in it. Raises FileNotFoundError, or ValueError that names the file."
+    """Read settings from a file without running anything in it.
+
+    Raises FileNotFoundError, or ValueError that names the file.
+    """
     import yaml  # here, since it takes a moment
 
     path = Path(path)

@@ -8,10 +8,11 @@ __all__ = ['blocks_of', 'checkpoint_blocks', 'parallelize', 'is_sharded', 'full_
 # %% ../nbs/11_distributed.ipynb #f6fca61c
 import warnings
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -40,17 +41,26 @@ def parallelize(
     dtype: torch.dtype | None = None,  # of "fsdp": what weights are gathered and multiplied in
     device: torch.device | None = None,  # where "fsdp" puts the parts of a model; None: where the model is
 ) -> nn.Module:  # to be called in training: its gradients are means over the ranks
-    "Make a model learn from all ranks. Make the optimizer afterwards. Outside of a process group it stays as it is."
+    """Make a model learn from all ranks.
+
+    Make the optimizer afterwards. Outside of a process group it stays as it is.
+    """
     if not dist.is_initialized():
         return model
     device = device or next(model.parameters()).device
     if strategy == "ddp":
-        return DistributedDataParallel(model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))  # or torch would take the machine's accelerator
+        return DistributedDataParallel(
+            model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+    mesh = init_device_mesh(
+        device.type, (dist.get_world_size(),)
+    )  # or torch would take the machine's accelerator
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view tensor")  # the logits
+    warnings.filterwarnings(
+        "ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view tensor"
+    )  # the logits
     # without resharding, an evaluation would leave whole weights behind, which a step does not change
     return fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
@@ -64,7 +74,7 @@ def is_sharded(
 
 def full_state_dict(
     model: nn.Module,
-) -> dict[str, Tensor]:  # empty on the other ranks where the model is cut up
+) -> dict[str, Any]:  # empty on the other ranks where the model is cut up
     "The state dict that the model would have alone: for rank 0 to save."
     if not is_sharded(model):
         return model.state_dict()

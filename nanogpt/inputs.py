@@ -27,7 +27,10 @@ from .vocab import Tokenizer, get_tokenizer, load_tokenizer
 def load_data(
     config: TrainConfig,
 ) -> tuple[TokenDataset, TokenDataset, Tokenizer]:  # training split, validation split, and their tokenizer
-    "Open the prepared data, preparing it first where it is missing. Raises ValueError when it does not fit the description."
+    """Open the prepared data, preparing it first where it is missing.
+
+    Raises ValueError when it does not fit the description.
+    """
     path = data_path(config)
     if not all((path / f"{split}.bin").exists() for split in SPLITS):  # nanoGPT's raw files
         if not is_prepared(path):
@@ -49,7 +52,9 @@ def load_data(
     tokenizer = load_tokenizer(path) if (path / "tokenizer.json").exists() else get_tokenizer(config.tokenizer)
     train, val = (TokenDataset(path, split, tokenizer.vocab_size) for split in SPLITS)
     if train.meta and train.meta["tokenizer"] != tokenizer.fingerprint:
-        raise ValueError(f"{path} was prepared with another tokenizer than the tokenizer.json beside it; prepare it again")
+        raise ValueError(
+            f"{path} was prepared with another tokenizer than the tokenizer.json beside it; prepare it again"
+        )
     return train, val, tokenizer
 
 # %% ../nbs/tools/inputs.ipynb #64ea8ba8
@@ -59,17 +64,21 @@ def warn_of_little_text(
     sampler: Sampler,
     vocab_size: int,
 ):
-    "Warn where a run cannot learn much: few windows, a validation split of a few tokens, more vocabulary than the text fills."
+    "Warn where a run cannot learn much: few windows, a tiny validation split, more vocabulary than the text fills."
     windows, block_size = sampler.count, sampler.block_size
     if windows < 8 * sampler.batch_size and windows < len(train) / block_size:
         warnings.warn(
-            f"there are only {windows} windows to learn from, one for each document; set aligned=False to begin anywhere"
+            f"there are only {windows} windows to learn from, one for each document; set aligned=False to begin "
+            "anywhere"
         )
     if len(val) < 1000:
-        warnings.warn(f"the validation split has only {len(val):,} tokens, so its loss is mostly luck; give it more text")
+        warnings.warn(
+            f"the validation split has only {len(val):,} tokens, so its loss is mostly luck; give it more text"
+        )
     if vocab_size > len(train) / 20:
         warnings.warn(
-            f"the vocabulary has {vocab_size:,} ids and the text {len(train):,} tokens, so most ids are hardly ever seen; "
+            f"the vocabulary has {vocab_size:,} ids and the text {len(train):,} tokens, so most ids are hardly ever "
+            "seen; "
             "use tokenizer='char', or 'bpe-N' with a smaller N"
         )
 
@@ -88,7 +97,9 @@ def build_model(
     vocab_size = tokenizer.vocab_size if tokenizer else data.vocab_size or 0
     eot = tokenizer.eot if tokenizer else data.eot
     if config.document_masking and eot is None:
-        raise ValueError("document_masking needs to know where documents begin, but the tokenizer has no end-of-text id")
+        raise ValueError(
+            "document_masking needs to know where documents begin, but the tokenizer has no end-of-text id"
+        )
     document_token = eot if config.document_masking else None
     wanted = replace(config.model, vocab_size=config.model.vocab_size or vocab_size, document_token=document_token)
     if wanted.vocab_size < vocab_size:
@@ -104,7 +115,9 @@ def build_model(
         model, there = load_model(source, config.model.dropout)
         saved = model.config
         if wanted.block_size > saved.block_size:
-            raise ValueError(f"block_size={wanted.block_size} exceeds the {saved.block_size} positions of {source}; lower it")
+            raise ValueError(
+                f"block_size={wanted.block_size} exceeds the {saved.block_size} positions of {source}; lower it"
+            )
     if tokenizer:
         check_ids(source, there, saved, tokenizer, data)
 
@@ -146,5 +159,6 @@ def check_ids(
     ids = data.read(np.zeros(1, np.int64), min(len(data), 2000))[0].tolist()
     if theirs.decode(ids) != tokenizer.decode(ids):
         raise ValueError(
-            f"the data was prepared with another tokenizer than {source}'s; prepare it again, for GPT-2 with tokenizer='gpt2'"
+            f"the data was prepared with another tokenizer than {source}'s; prepare it again, for GPT-2 with "
+            "tokenizer='gpt2'"
         )

@@ -19,12 +19,15 @@ def _numbers(row: dict, *without: str) -> dict[str, float]:
 
 
 class TensorBoardLog:
-    "Rows as scalars in `out_dir/tensorboard`; look with `tensorboard --logdir out_dir`. Raises ImportError without TensorBoard."
+    """Rows as scalars in `out_dir/tensorboard`; look with `tensorboard --logdir out_dir`.
+
+    Raises ImportError without TensorBoard.
+    """
 
     def __init__(
         self,
         out_dir: str | Path,
-        start: int = 0,  # the iteration that a run resumes from: rows of later ones that were logged before are hidden; 0 hides all
+        start: int = 0,  # the iteration that a run resumes from: rows of later ones are hidden; 0 hides all
     ):
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -42,7 +45,10 @@ class TensorBoardLog:
 
 # %% ../nbs/tools/monitor.ipynb #fafe44a0
 class WandbLog:
-    "Rows in a run of Weights & Biases. Raises ImportError without wandb, and ValueError when wandb does not start the run."
+    """Rows in a run of Weights & Biases.
+
+    Raises ImportError without wandb, and ValueError when wandb does not start the run.
+    """
 
     def __init__(
         self,
@@ -62,10 +68,14 @@ class WandbLog:
             id_file.write_text(secrets.token_hex(4), encoding="utf-8")
         run_id = id_file.read_text(encoding="utf-8").strip()
         try:
-            self.run = wandb.init(project=project, name=name or None, config=config, dir=out_dir, id=run_id, resume="allow")
+            self.run = wandb.init(
+                project=project, name=name or None, config=config, dir=out_dir, id=run_id, resume="allow"
+            )
         except wandb.Error as error:
             why = " ".join(str(error).split())
-            raise ValueError(f"wandb did not start the run ({why}); run `wandb login`, or set WANDB_MODE=offline") from None
+            raise ValueError(
+                f"wandb did not start the run ({why}); run `wandb login`, or set WANDB_MODE=offline"
+            ) from None
 
     def __call__(self, row: dict):
         self.run.log(_numbers(row, "iter"), step=row["iter"])
@@ -75,12 +85,16 @@ class WandbLog:
 
 # %% ../nbs/tools/monitor.ipynb #dcbb262c
 class LivePlot:
-    "A run's curves in a notebook, drawn anew in the same place at every row. Elsewhere nothing is shown, and `figure` can be saved."
+    """A run's curves in a notebook, drawn anew in the same place at every row.
+
+    Elsewhere nothing is shown, and `figure` can be saved.
+    """
 
     def __init__(
         self,
         floor: float | None = None,  # as in `plot_losses`
-        reference: list[tuple[int, float]] | None = None,  # another run's validation loss: (iteration, value in the plot's unit)
+        reference: list[tuple[int, float]]
+        | None = None,  # another run's validation loss: (iteration, value in the plot's unit)
     ):
         self.floor, self.reference, self.rows, self._shown = floor, reference, [], None
         set_style()
@@ -97,7 +111,9 @@ class LivePlot:
         if self.reference:
             losses.plot(*zip(*self.reference), color=COLOURS[5], linestyle=":", label="reference")
             losses.legend()
-        for ax, name, label in zip(others, ("lr", "grad_norm", "tokens_per_s"), ("learning rate", "norm of the gradient", "tokens a second")):
+        for ax, name, label in zip(
+            others, ("lr", "grad_norm", "tokens_per_s"), ("learning rate", "norm of the gradient", "tokens a second")
+        ):
             points = [(row["iter"], row[name]) for row in self.rows if row.get(name) is not None]
             if points:
                 ax.plot(*zip(*points), marker="o", markersize=3, color=COLOURS[3])

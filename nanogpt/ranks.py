@@ -6,8 +6,8 @@
 __all__ = ['rank_and_size', 'process_group', 'sum_over_ranks', 'gather', 'rank_zero_first', 'full_tensor']
 
 # %% ../nbs/tools/ranks.ipynb #065d2f25
+import atexit
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,20 +29,19 @@ def process_group(
     device: torch.device,  # of this rank
     timeout: float = 600.0,  # seconds that a rank waits for the others before it gives up
 ) -> Iterator[None]:
-    "Join the processes that a launcher started, for as long as the block runs. Does nothing in a process alone."
-    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or dist.is_initialized():
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    try:
-        yield
+    """Join the processes that a launcher started. Does nothing in a process alone.
+
+    A process joins once and leaves when it ends: a second group would find the addresses of the first.
+    """
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        atexit.register(dist.destroy_process_group)
+    yield
+    if dist.is_initialized():
         dist.barrier()  # nobody leaves while another still needs an answer
-    finally:
-        time.sleep(0.1)  # torch 2.13 with gloo hangs now and then when a group ends while its threads still let go
-        dist.destroy_process_group()
 
 # %% ../nbs/tools/ranks.ipynb #b664c811
 def sum_over_ranks(

@@ -45,7 +45,7 @@ class TrainConfig:
     document_masking: bool = False  # attention stays inside documents
 
     out_dir: str = "out"  # gets ckpt.pt, best.pt, metrics.jsonl, config.json and tokenizer.json
-    init_from: str = "scratch"  # scratch; resume, to go on in out_dir; or weights to finetune: gpt2, hf:OWNER/NAME, a folder or a file
+    init_from: str = "scratch"  # scratch, resume (in out_dir), or weights to finetune: gpt2, hf:OWNER/NAME, a path
     resume: Literal["never", "auto"] = "never"  # auto: go on from out_dir's checkpoint where there is one
     overwrite: bool = False  # let a new run replace the one in out_dir
     keep: Count = 2  # checkpoints: the latest and those before it
@@ -61,24 +61,34 @@ class TrainConfig:
     warmup_iters: CountOrZero = 100
     lr_decay_iters: CountOrZero = 0  # the iteration at which min_lr is reached; 0: max_iters
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
-    decay_fraction: Annotated[float, Gt(0), Le(1)] = 0.2  # of wsd: the last part of lr_decay_iters, in which the rate falls
+    decay_fraction: Annotated[float, Gt(0), Le(1)] = (
+        0.2  # of wsd: the last part of lr_decay_iters, in which the rate falls
+    )
     weight_decay: NonNegative = 0.1
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     grad_clip: NonNegative = 1.0  # the largest norm of the gradient; 0: no clipping
-    ema: Fraction = 0.0  # decay of a running average of the weights, which is then evaluated and kept as best.pt; 0: none
+    ema: Fraction = (
+        0.0  # decay of a running average of the weights, which is then evaluated and kept as best.pt; 0: none
+    )
 
     eval_interval: Count = 250  # iterations from one evaluation and checkpoint to the next
     eval_windows: CountOrZero = 0  # validation windows of an evaluation, always the same; 0: the whole split
-    reference: Literal["", "demo", "shakespeare-char-cpu", "shakespeare-char", "gpt2-124m"] = ""  # a recorded run to compare with
+    reference: Literal["", "demo", "shakespeare-char-cpu", "shakespeare-char", "gpt2-124m"] = (
+        ""  # a recorded run to compare with
+    )
 
     seed: Annotated[int, Ge(0), Lt(2**63)] = 1337
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"  # of the matrix products; float64: of the weights too
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = (
+        "auto"  # of the matrix products; float64: of the weights too
+    )
     tf32: bool = True  # float32 products on NVIDIA's tensor cores, with 10 bits of fraction
     compile: bool | None = None  # torch.compile the model; None: on CUDA
     loss_chunk: CountOrZero = 0  # tokens whose logits are in memory at one time; 0: those of the whole batch
-    checkpoint_activations: bool = False  # compute activations again in the backward pass: a third slower, far less memory
+    checkpoint_activations: bool = (
+        False  # compute activations again in the backward pass: a third slower, far less memory
+    )
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several ranks: each has the whole model, or a part of every weight
     timeout: Positive = 600.0  # seconds that a rank waits for the others before it gives up
 
@@ -93,7 +103,8 @@ class TrainConfig:
         check_fields(self)
         if self.min_lr > self.learning_rate and self.schedule != "constant":
             raise ValueError(
-                f"min_lr must not exceed learning_rate, got {self.min_lr} and {self.learning_rate}; a tenth of it is usual"
+                f"min_lr must not exceed learning_rate, got {self.min_lr} and {self.learning_rate}; a tenth of it is "
+                "usual"
             )
         if self.compile and self.strategy == "fsdp":
             raise ValueError("compile does not go with strategy='fsdp' in this version; set compile=False")
@@ -126,14 +137,14 @@ PRESETS = {
     "gpt2-124m": TrainConfig(
         _shape(1024, 12, 12, 768),
         corpus="", tokenizer="gpt2", data_dir="data/openwebtext", out_dir="out/gpt2-124m", batch_size=12,
-        gradient_accumulation_steps=40, max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000, beta2=0.95,
-        eval_interval=1000, eval_windows=2400, reference="gpt2-124m",
+        gradient_accumulation_steps=40, max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000,
+        beta2=0.95, eval_interval=1000, eval_windows=2400, reference="gpt2-124m",
     ),
     "finetune-shakespeare": TrainConfig(
         _shape(1024, 6, 6, 384),
         corpus="shakespeare", tokenizer="gpt2", out_dir="out/finetune-shakespeare", init_from="gpt2", batch_size=1,
-        gradient_accumulation_steps=32, max_iters=100, learning_rate=3e-5, min_lr=0.0, warmup_iters=5, schedule="constant",
-        beta2=0.95, eval_interval=10,
+        gradient_accumulation_steps=32, max_iters=100, learning_rate=3e-5, min_lr=0.0, warmup_iters=5,
+        schedule="constant", beta2=0.95, eval_interval=10,
     ),
 }  # fmt: skip
 
@@ -145,7 +156,7 @@ def get_preset(
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown preset {name!r}{hint} Presets: {', '.join(PRESETS)}, and own for your own text")
+        raise ValueError(f"unknown preset {name!r}{hint}. Presets: {', '.join(PRESETS)}, and own for your own text")
     return deepcopy(PRESETS[name])
 
 # %% ../nbs/tools/recipe.ipynb #faa923af
@@ -176,9 +187,14 @@ def config_from_dict(
     base: TrainConfig | None = None,  # what the other fields are; TrainConfig() when None
     where: str = "the configuration",  # what messages begin with
 ) -> TrainConfig:
-    "The description that a table makes, such as that of an old checkpoint. Raises ValueError that lists every unknown name."
+    """The description that a table makes, such as that of an old checkpoint.
+
+    Raises ValueError that lists every unknown name.
+    """
     base, table = base or TrainConfig(), values.get("model")
-    flat = {name: value for name, value in values.items() if name != "model"} | (table if isinstance(table, dict) else {})
+    flat = {name: value for name, value in values.items() if name != "model"} | (
+        table if isinstance(table, dict) else {}
+    )
     shape, run = ({field.name: field.type for field in fields(kind)} for kind in (GPTConfig, TrainConfig))
     unknown = []
     for name in flat.keys() - shape.keys() - run.keys():
@@ -241,7 +257,8 @@ def from_nanogpt(
 
 def read_run(
     path: str,  # .toml, .json, .yaml, or nanoGPT's .py
-    base: TrainConfig | None = None,  # what the file does not set; None: TrainConfig(), or what nanoGPT's train.py begins with
+    base: TrainConfig
+    | None = None,  # what the file does not set; None: TrainConfig(), or what nanoGPT's train.py begins with
 ) -> TrainConfig:
     "The description in a configuration file. Prints what of nanoGPT's settings is left out."
     values, left_out = read_config(path), []

@@ -38,21 +38,23 @@ class Reference:
     ) -> float | None:  # None outside of the curve
         "The loss at an iteration, along straight lines."
         iterations, losses = zip(*self.curve)
-        return float(np.interp(iteration, iterations, losses)) if iterations[0] <= iteration <= iterations[-1] else None
+        return (
+            float(np.interp(iteration, iterations, losses)) if iterations[0] <= iteration <= iterations[-1] else None
+        )
 
 
 _OURS = "two cores of an AMD EPYC, torch 2.13, November 2026"
 REFERENCES = {
     "demo": Reference(_OURS, "nats_per_character", (
-        (0, 3.0426), (125, 0.2932), (250, 0.2332), (375, 0.2180), (500, 0.2004), (625, 0.1774), (750, 0.1687), (875, 0.1619),
-        (1000, 0.1584), (1125, 0.1568), (1250, 0.1562),
+        (0, 3.0426), (125, 0.2932), (250, 0.2332), (375, 0.2180), (500, 0.2004), (625, 0.1774), (750, 0.1687),
+        (875, 0.1619), (1000, 0.1584), (1125, 0.1568), (1250, 0.1562),
     )),
     "shakespeare-char-cpu": Reference(_OURS, "val_loss", (
         (0, 4.1903), (250, 2.4590), (500, 2.2343), (750, 2.1248), (1000, 2.0020), (1250, 1.9440), (1500, 1.8907),
         (1750, 1.8674), (2000, 1.8370),
     )),
-    "shakespeare-char": Reference("the end of nanoGPT's run on an A100, from its README, 2022", "val_loss", ((5000, 1.4697),)),
-    "gpt2-124m": Reference("the end of nanoGPT's run on 8 A100, from its README, 2022", "val_loss", ((600_000, 2.85),)),
+    "shakespeare-char": Reference("nanoGPT's README, 2022: the end on an A100", "val_loss", ((5000, 1.4697),)),
+    "gpt2-124m": Reference("nanoGPT's README, 2022: the end on 8 A100", "val_loss", ((600_000, 2.85),)),
 }  # fmt: skip
 
 
@@ -63,7 +65,10 @@ def reference_of(
     if not config.reference:
         return None
     theirs, same = PRESETS[config.reference], ("corpus", "tokenizer", "aligned", "sampling", "document_masking")
-    if any(getattr(config, name) != getattr(theirs, name) for name in same) or config.tokens_per_iter != theirs.tokens_per_iter:
+    if (
+        any(getattr(config, name) != getattr(theirs, name) for name in same)
+        or config.tokens_per_iter != theirs.tokens_per_iter
+    ):
         return None
     shape = replace(config.model, vocab_size=theirs.model.vocab_size, dropout=theirs.model.dropout)
     return REFERENCES[config.reference] if shape == theirs.model else None
@@ -145,7 +150,7 @@ def write_metrics(
 def describe(
     run: Run,
 ) -> str:
-    "What of a run differs from the defaults, and its size: parameters, and tokens in an iteration as the product they are."
+    "What of a run differs from the defaults, and its size: parameters, and tokens in an iteration."
     config, default, ranks = run.config, TrainConfig(), rank_and_size()[1]
     changed = []
     for ours, theirs in ((config.model, default.model), (config, default)):
@@ -155,7 +160,9 @@ def describe(
     weight = next(run.model.parameters())
     dtype = run.autocast.fast_dtype if run.autocast._enabled else weight.dtype
     params = sum(p.numel() for p in run.model.parameters())
-    tokens = f"{len(run.train_data):,} training tokens" if isinstance(run.train_data, TokenDataset) else "data of your own"
+    tokens = (
+        f"{len(run.train_data):,} training tokens" if isinstance(run.train_data, TokenDataset) else "data of your own"
+    )
     lines = [
         textwrap.fill(", ".join(changed), 150, initial_indent="run: ", subsequent_indent="     "),
         f"{params:,} parameters on {weight.device} in {str(dtype).removeprefix('torch.')}; {tokens}",
@@ -166,7 +173,9 @@ def describe(
     if reference := reference_of(config):
         lines.append(f"reference: {reference.source}")
     elif config.reference:
-        lines.append(f"reference: none, since this is another run than {config.reference} (corpus, tokenizer, model or batch)")
+        lines.append(
+            f"reference: none, since this is another run than {config.reference} (corpus, tokenizer, model or batch)"
+        )
     return "\n".join(lines)
 
 

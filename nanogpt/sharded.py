@@ -28,7 +28,10 @@ def save_sharded(
     rest: dict,  # everything else of the checkpoint; rank 0's is written
     more: dict[str, Tensor] | None = None,  # further tensors that are cut up like the model's
 ):
-    "Each rank writes its parts. Rank 0 writes run.pt last, with all checksums: without it the folder is no checkpoint."
+    """Each rank writes its parts.
+
+    Rank 0 writes run.pt last, with all checksums: without it the folder is no checkpoint.
+    """
     folder, (rank, _) = Path(folder), rank_and_size()
     with rank_zero_first():
         if rank == 0:
@@ -39,7 +42,9 @@ def save_sharded(
         dcp.save(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
     except CheckpointException as error:  # no subclass of Exception
         rank, (cause, _) = next(iter(error.failures.items()))
-        raise OSError(f"{folder} was not saved (rank {rank}: {cause}); the checkpoints before it are untouched") from None
+        raise OSError(
+            f"{folder} was not saved (rank {rank}: {cause}); the checkpoints before it are untouched"
+        ) from None
     parts = {path.name: sha256_of(path) for path in sorted(folder.glob(f"__{rank}_*.distcp"))}
     parts = {name: digest for ours in gather(parts) for name, digest in ours.items()}
     with rank_zero_first():
@@ -56,7 +61,10 @@ def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
 def check_sharded(
     folder: str | Path,
 ) -> dict:  # what `save_sharded` got as `rest`
-    "Read run.pt and compare every part with its checksum. Raises ValueError that names a bad part, or FileNotFoundError."
+    """Read run.pt and compare every part with its checksum.
+
+    Raises ValueError that names a bad part, or FileNotFoundError.
+    """
     folder = Path(folder)
     rest = load_checkpoint(folder / "run.pt")
     for name, digest in rest["parts"].items():
@@ -87,7 +95,9 @@ def load_sharded(
     if not optimizer.state:
         make_moments(optimizer)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process may read what many wrote
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled"
+        )  # one process may read what many wrote
         tensors = {"model": model.state_dict(), "moments": _flat(optimizer.state_dict()["state"]), "more": more or {}}
         dcp.load(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
         model.load_state_dict(tensors["model"])

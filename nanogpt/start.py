@@ -11,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,9 @@ class Run:
         self.seconds += time.perf_counter() - start
         if not math.isfinite(loss):
             raise self.diverged(f"loss is {loss}")
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
+        if (
+            not math.isfinite(norm) and not self.scaler.is_enabled()
+        ):  # a scaler skips such a step and lowers its scale
             raise self.diverged(f"gradient's norm is {norm}")
         self.loss, self.grad_norm = loss, norm
         self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
@@ -135,7 +137,8 @@ def check_ranks(
         return
     size, more = (sizes[-1], windows // sizes[-1]) if sizes else (config.batch_size, -(-steps // ranks) * ranks)
     raise ValueError(
-        f"{ranks} ranks cannot share gradient_accumulation_steps={steps} micro-batches of batch_size={config.batch_size} "
+        f"{ranks} ranks cannot share gradient_accumulation_steps={steps} micro-batches of "
+        f"batch_size={config.batch_size} "
         f"equally; set batch_size={size} and gradient_accumulation_steps={more}"
         + (", for the same tokens an iteration" if sizes else "")
     )
@@ -152,7 +155,8 @@ def find_start(
         path, checkpoint = latest_checkpoint(config.out_dir)
     elif there and not config.overwrite:
         raise ValueError(
-            f"{config.out_dir} already holds a run: go on with it (resume='auto'), choose another out_dir, or set overwrite=True"
+            f"{config.out_dir} already holds a run: go on with it (resume='auto'), choose another out_dir, or set "
+            "overwrite=True"
         )
     starts = gather((str(path), checkpoint.get("iter_num")))
     if len(set(starts)) > 1:
@@ -188,12 +192,15 @@ def fit_batch_size(
     dtype: torch.dtype,
     free: int | None,  # bytes, before the model was there; None where nobody can tell
 ) -> TrainConfig:  # with another batch_size and gradient_accumulation_steps, of the same product
-    "The largest micro-batch that fits, by estimate and then by a forward and backward pass on trial. Every rank calls it."
+    """The largest micro-batch that fits, by estimate and then by a forward and backward pass on trial.
+
+    Every rank calls it.
+    """
     ranks = rank_and_size()[1]
     batch_size = windows = config.batch_size * config.gradient_accumulation_steps // ranks
     if free is not None and isinstance(model, GPT):
         batch_size = largest_batch(model.config, windows, free, dtype=dtype, **memory_options(config))[0]
-    sharded = config.strategy == "fsdp" and ranks > 1
+    sharded = config.strategy == "fsdp" and torch.distributed.is_initialized()
 
     def fits() -> bool:
         ids = torch.zeros(batch_size, config.model.block_size, dtype=torch.int64, device=device)
@@ -214,7 +221,8 @@ def fit_batch_size(
     while not all(gather(windows % batch_size == 0 and (sharded or fits()))):
         if batch_size == 1:
             raise MemoryError(
-                f"not even batch_size=1 fits on {device}; set loss_chunk=1024 or checkpoint_activations=True, or lower block_size"
+                f"not even batch_size=1 fits on {device}; set loss_chunk=1024 or checkpoint_activations=True, or "
+                "lower block_size"
             )
         batch_size -= 1
     return replace(config, batch_size=batch_size, gradient_accumulation_steps=windows // batch_size * ranks)
@@ -246,23 +254,29 @@ def compiled(
 # %% ../nbs/tools/start.ipynb #e50a40e7
 def start_run(
     config: TrainConfig,
-    model: nn.Module | None = None,  # forward(idx, targets) -> (logits, loss); None: the GPT that the description says
-    data: tuple[Any, Any] | None = None,  # training and validation: TokenDatasets or iterables of x and y, both (B, T)
+    model: nn.Module
+    | None = None,  # forward(idx, targets) -> (logits, loss); None: the GPT that the description says
+    data: tuple[Any, Any]
+    | None = None,  # training and validation: TokenDatasets or iterables of x and y, both (B, T)
     optimizer: torch.optim.Optimizer | Callable[[nn.Module], torch.optim.Optimizer] | None = None,  # None: AdamW
 ) -> Run:
     """Build a run from its description, or from the latest checkpoint in out_dir when resuming. Every rank calls it.
 
-    Seeds torch's global generator, for dropout. Raises ValueError, FileNotFoundError or MemoryError in one line, before
-    anything in out_dir is touched.
+    Seeds torch's global generator, for dropout. Raises ValueError, FileNotFoundError or MemoryError in one line,
+    before anything in out_dir is touched.
     """
     (rank, ranks), device = rank_and_size(), pick_device(config.device)
     dtype = pick_dtype(device, config.dtype)
-    sharded = config.strategy == "fsdp" and ranks > 1
+    sharded = config.strategy == "fsdp" and torch.distributed.is_initialized()
     check_ranks(config, ranks)
     if optimizer is not None and sharded:
-        raise ValueError("strategy='fsdp' does not go with an optimizer of your own in this version; set strategy='ddp'")
+        raise ValueError(
+            "strategy='fsdp' does not go with an optimizer of your own in this version; set strategy='ddp'"
+        )
     if model is not None and config.init_from not in ("scratch", "resume"):
-        raise ValueError(f"init_from={config.init_from!r} does not go with a model of your own; load its weights yourself")
+        raise ValueError(
+            f"init_from={config.init_from!r} does not go with a model of your own; load its weights yourself"
+        )
 
     if data is None:
         with rank_zero_first():
@@ -273,7 +287,9 @@ def start_run(
 
     if model is None:
         if not isinstance(train_data, TokenDataset):
-            raise ValueError("batches of your own need a model of your own: pass model= too, or data in a TokenDataset")
+            raise ValueError(
+                "batches of your own need a model of your own: pass model= too, or data in a TokenDataset"
+            )
         model = build_model(config, train_data, tokenizer, checkpoint)
         config = replace(config, model=model.config)
         model.loss_chunk = config.loss_chunk
@@ -291,12 +307,17 @@ def start_run(
         model.to(device)
     if config.auto_batch:
         config = fit_batch_size(config, model, device, dtype, free)
-    if isinstance(model, GPT) and free is not None and (needed := memory_needed(config, model.config, dtype)) > 1.2 * free:
+    if (
+        isinstance(model, GPT)
+        and free is not None
+        and (needed := memory_needed(config, model.config, dtype)) > 1.2 * free
+    ):
         raise MemoryError(
-            f"this run needs about {needed / 1e9:,.1f} GB, and {device} has {free / 1e9:.1f} GB free for it; {LESS_MEMORY}"
+            f"this run needs about {needed / 1e9:,.1f} GB, and {device} has {free / 1e9:.1f} GB free for it; "
+            f"{LESS_MEMORY}"
         )
 
-    batches = train_data
+    batches: Any = train_data
     if isinstance(train_data, TokenDataset):
         epochs = config.sampling == "epochs"
         block_size = config.model.block_size
@@ -334,7 +355,13 @@ def start_run(
 
 # %% ../nbs/tools/start.ipynb #e644b5ea
 PROGRESS = ("tokens", "waited", "seconds", "loss_sum", "norm_sum", "loss_count")
-BEST = ("model_args", "iter_num", "best_val_loss", "config", "tokenizer")  # and weights: what best.pt needs to be sampled from
+BEST = (
+    "model_args",
+    "iter_num",
+    "best_val_loss",
+    "config",
+    "tokenizer",
+)  # and weights: what best.pt needs to be sampled from
 
 
 def checkpoint_of(
@@ -358,7 +385,7 @@ def checkpoint_of(
     } | tokenizer
 
 # %% ../nbs/tools/start.ipynb #43ed887f
-def _named(tensors: list[Tensor]) -> dict[str, Tensor]:
+def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     return {str(i): tensor for i, tensor in enumerate(tensors)}
 
 
@@ -368,15 +395,24 @@ def restore(
     path: Path | None = None,  # where it is
 ):
     "Put a run where `checkpoint_of` found it. Raises ValueError for a checkpoint that cannot be resumed."
-    missing = {"optimizer", "average", "iter_num", "best_val_loss", "scaler", "rng", "sampler", "progress"} - checkpoint.keys()
-    fix = f"start from its weights instead: init_from={str(path)!r}"
+    missing = {
+        "optimizer",
+        "average",
+        "iter_num",
+        "best_val_loss",
+        "scaler",
+        "rng",
+        "sampler",
+        "progress",
+    } - checkpoint.keys()
+    weights = f"init_from={str(path)!r}"
     if missing:
-        raise ValueError(f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; {fix}")
+        raise ValueError(f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; start from its weights: {weights}")
     average = list(run.average.module.parameters()) if run.average else []
     if path and path.is_dir():
         load_sharded(path, checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
     elif is_sharded(run.model):
-        raise ValueError(f"{path} is of a run with strategy='ddp'; go on with that, or {fix}")
+        raise ValueError(f"{path} is of a run with strategy='ddp'; go on with that, or start from its weights: {weights}")
     else:
         groups = run.optimizer.state_dict()["param_groups"]
         run.optimizer.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": groups})
@@ -402,11 +438,15 @@ def save_run(
     "Save a run: in the background, or, cut up by FSDP, each rank its parts. Every rank calls it."
     checkpoint, out_dir, best = checkpoint_of(run), Path(run.config.out_dir), None
     if better:
-        best = {name: checkpoint[name] for name in BEST if name in checkpoint} | {"model": full_state_dict(run.eval_model)}
+        best = {name: checkpoint[name] for name in BEST if name in checkpoint} | {
+            "model": full_state_dict(run.eval_model)
+        }
     if not is_sharded(run.model):
         return writer.save(checkpoint, best) if writer else None
     average = _named(checkpoint["average"])
-    save_sharded(out_dir / "ckpt-new.dcp", run.model, run.optimizer, {**checkpoint, "average": bool(average)}, average)
+    save_sharded(
+        out_dir / "ckpt-new.dcp", run.model, run.optimizer, {**checkpoint, "average": bool(average)}, average
+    )
     if writer:
         if best:
             save_checkpoint(out_dir / "best.pt", best)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,22 @@ def evaluating(
 
 def evaluate(
     model: nn.Module,  # model(x, y) -> (logits, loss)
-    batches: Iterable[tuple[Tensor, Tensor]],  # x and y, both (B, T), as `all_batches` gives them; the same on every rank
+    batches: Iterable[
+        tuple[Tensor, Tensor]
+    ],  # x and y, both (B, T), as `all_batches` gives them; the same on every rank
     autocast: torch.autocast | None = None,  # the context to run the model in
 ) -> float:  # nats a target; the same on every rank, and on any number of them
-    "Mean loss over all targets of all batches, each counting once. The ranks take turns. Raises ValueError without a target."
+    """Mean loss over all targets of all batches, each counting once.
+
+    The ranks take turns. Raises ValueError without a target.
+    """
     device, (rank, ranks) = next(model.parameters()).device, rank_and_size()
     batches, sums = iter(batches), []
     with evaluating(model), autocast or nullcontext():
         while group := list(islice(batches, ranks)):
-            x, y = group[min(rank, len(group) - 1)]  # one without a batch runs another's: parts of a model must meet
+            x, y = group[
+                min(rank, len(group) - 1)
+            ]  # one without a batch runs another's: parts of a model must meet
             loss, targets = model(x.to(device), y.to(device))[1].item(), int((y >= 0).sum())
             if rank < len(group):
                 sums.append((loss * targets, targets))
@@ -55,7 +63,7 @@ def evaluate(
 
 # %% ../nbs/08_train.ipynb #03117351
 def sync_gradients(
-    model: nn.Module,  # from `parallelize`, or any other
+    model: Any,  # from `parallelize`, or any other module
     now: bool,  # False for all but the last micro-batch of a step
 ) -> AbstractContextManager:
     "Inside the block the gradients of several ranks are averaged, or only added up where they are."
@@ -69,17 +77,23 @@ def sync_gradients(
 def train_step(
     model: nn.Module,  # model(x, y) -> (logits, loss)
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[tuple[Tensor, Tensor]],  # micro-batches x and y, int64 (B, T); y < 0: nothing to predict
+    batches: Sequence[
+        tuple[Tensor, Tensor]
+    ],  # micro-batches x and y, int64 (B, T); y < 0: nothing to predict
     grad_clip: float = 0.0,  # the largest norm of the gradient; 0: no clipping
     autocast: torch.autocast | None = None,  # the context to run the model in
     scaler: torch.amp.GradScaler | None = None,  # for float16
     stop: bool = False,  # whether this rank wants to stop
-) -> tuple[float, float, bool]:  # mean loss (nats a target), norm of its gradient before clipping, whether any rank wants to stop
+) -> tuple[
+    float, float, bool
+]:  # mean loss (nats a target), norm of its gradient before clipping, whether any rank wants to stop
     "One optimizer step: forward and backward for every micro-batch, then clip, step, and clear."
     ranks, weight = rank_and_size()[1], next(model.parameters())
     scaler = scaler or torch.amp.GradScaler(weight.device.type, enabled=False)
     targets = torch.stack([(y >= 0).sum() for _, y in batches]).to(weight.dtype)
-    shares = targets / sum_over_ranks(targets.sum())  # of the step's targets: each counts once, whatever batch it is in
+    shares = targets / sum_over_ranks(
+        targets.sum()
+    )  # of the step's targets: each counts once, whatever batch it is in
     total = torch.zeros_like(shares[0])
     for i, (x, y) in enumerate(batches):
         with sync_gradients(model, i == len(batches) - 1):

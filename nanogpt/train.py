@@ -55,13 +55,13 @@ class TrainResult:
 
     @property
     def exit_code(self) -> int:
-        "For the process: 0, or 130 after Ctrl-C and 143 after SIGTERM, with all saved; resume='auto' then goes on."
+        "For the process: 0, or 130 after Ctrl-C and 143 after SIGTERM, from where resume='auto' goes on."
         return EXIT_CODES.get(self.stopped, 0)
 
 # %% ../nbs/12_run.ipynb #5cfa06ea
 @contextmanager
 def stop_on_signals() -> Iterator[list[str]]:
-    "Inside the block Ctrl-C and SIGTERM only add their names to the list; alone, the second one acts as ever."
+    "Inside the block Ctrl-C and SIGTERM only add their names to the list; the second one acts as ever."
     asked = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -106,7 +106,10 @@ def begin(
         if run.resumed and (out_dir / "metrics.jsonl").exists():
             rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
         if not run.resumed:
-            for path in [*find_checkpoints(out_dir), *(out_dir / name for name in ("best.pt", "metrics.jsonl", "samples"))]:
+            for path in [
+                *find_checkpoints(out_dir),
+                *(out_dir / name for name in ("best.pt", "metrics.jsonl", "samples")),
+            ]:
                 remove_checkpoint(path)
         if run.tokenizer:
             run.tokenizer.save(out_dir / "tokenizer.json")
@@ -126,12 +129,15 @@ def explain(
         needed = ""
         if run and isinstance(run.model, GPT):
             dtype = pick_dtype(run.device, config.dtype)
-            needed = f"; the run needs about {memory_needed(run.config, run.model.config, dtype) / 1e9:.1f} GB"
+            needed = (
+                f"; the run needs about {memory_needed(run.config, run.model.config, dtype) / 1e9:.1f} GB"
+            )
         return MemoryError(f"out of memory ({text}){needed}; {LESS_MEMORY}")
     lost = ("gloo" in text.lower(), "Timed out" in text, "onnection" in text)
     if rank_and_size()[1] > 1 and (isinstance(error, torch.distributed.DistError) or any(lost)):
         return ConnectionError(
-            f"rank {rank_and_size()[0]}: another rank died, or did not answer for {config.timeout:g} s ({text[:200]}); "
+            f"rank {rank_and_size()[0]}: another rank died, or did not answer for {config.timeout:g} s "
+            f"({text[:200]}); "
             f"start again with resume='auto': the last checkpoint is in {config.out_dir}"
         )
     return error
@@ -140,32 +146,42 @@ def explain(
 def train(
     config: TrainConfig,
     *,
-    model: nn.Module | None = None,  # forward(idx, targets) -> (logits, loss); None: the GPT that the description says
-    data: tuple[Any, Any] | None = None,  # training and validation: TokenDatasets or iterables of x and y, both (B, T)
-    optimizer: torch.optim.Optimizer | Callable[[nn.Module], torch.optim.Optimizer] | None = None,  # None: AdamW
+    model: nn.Module
+    | None = None,  # forward(idx, targets) -> (logits, loss); None: the GPT that the description says
+    data: tuple[Any, Any]
+    | None = None,  # training and validation: TokenDatasets or iterables of x and y, both (B, T)
+    optimizer: torch.optim.Optimizer
+    | Callable[[nn.Module], torch.optim.Optimizer]
+    | None = None,  # None: AdamW
     on_step: Callable[[Run], Any] | None = None,  # called on every rank after every step
-    on_eval: Callable[[Run], dict | None] | None = None,  # called on every rank at every evaluation; adds to the row
-    logs: Sequence[Callable[[dict], Any]] = (),  # each is called with every row, and closed at the end: LivePlot(), …
+    on_eval: Callable[[Run], dict | None]
+    | None = None,  # called on every rank at every evaluation; adds to the row
+    logs: Sequence[
+        Callable[[dict], Any]
+    ] = (),  # each is called with every row, and closed at the end: LivePlot(), …
     progress: bool = True,  # show a progress bar and a line for each evaluation
 ) -> TrainResult:
-    """Train until `max_iters`, evaluating and saving every `eval_interval` iterations. Ctrl-C and SIGTERM save and return.
+    """Train until `max_iters`, evaluating and saving every `eval_interval` iterations.
 
-    Under `torchrun` every rank calls it. Raises ValueError, OSError, MemoryError or ConnectionError in one line; the last
-    checkpoint stays.
+    Ctrl-C and SIGTERM save and return. Under `torchrun` every rank calls it. Raises ValueError, OSError, MemoryError
+    or ConnectionError in one line; the last checkpoint stays.
     """
     device, run, stop = pick_device(config.device), None, ""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(fast_float32(config.tf32))
-        signals = stack.enter_context(ExitStack())  # end after the group, so that torchrun's signal cuts no message off
+        signals = stack.enter_context(
+            ExitStack()
+        )  # end after the group, so that torchrun's signal cuts no message off
         stack.enter_context(process_group(device, config.timeout))
         try:
-            run = start_run(config, model, data, optimizer)  # preparing data may take long: Ctrl-C ends it at once
+            run = start_run(
+                config, model, data, optimizer
+            )  # preparing data may take long: Ctrl-C ends it at once
             first, out_dir, best_at = rank_and_size()[0] == 0, Path(run.config.out_dir), run.iter_num
             logs = [*logs, *open_logs(run)] if first else []
             for log in logs:
-                if hasattr(log, "close"):
-                    stack.callback(log.close)
+                stack.callback(getattr(log, "close", bool))
             rows = begin(run)
             if first and progress:
                 print(describe(run))
@@ -173,18 +189,22 @@ def train(
             writer = stack.enter_context(CheckpointWriter(out_dir, run.config.keep)) if first else None
             slow = 0.1 if sys.stderr.isatty() else 5
             bar = stack.enter_context(tqdm(
-                total=config.max_iters, initial=run.iter_num, disable=not (first and progress), unit="it", smoothing=0.05,
-                mininterval=slow,
+                total=config.max_iters, initial=run.iter_num, disable=not (first and progress), unit="it",
+                smoothing=0.05, mininterval=slow,
             ))  # fmt: skip
             while True:
                 due = run.iter_num % config.eval_interval == 0 or run.iter_num >= config.max_iters
-                if due and (not rows or rows[-1]["iter"] < run.iter_num):  # a resumed run may have its row already
+                if due and (
+                    not rows or rows[-1]["iter"] < run.iter_num
+                ):  # a resumed run may have its row already
                     row = evaluate_run(run, on_eval)
                     if not math.isfinite(row["val_loss"]):
                         raise run.diverged(f"validation loss is {row['val_loss']}")
                     run.loss_sum, run.norm_sum, run.loss_count = 0.0, 0.0, 0
                     better = row["val_loss"] < run.best_val_loss
-                    run.best_val_loss, run.waited = (row["val_loss"], 0) if better else (run.best_val_loss, run.waited + 1)
+                    run.best_val_loss, run.waited = (
+                        (row["val_loss"], 0) if better else (run.best_val_loss, run.waited + 1)
+                    )
                     rows.append(row)
                     if first:  # metrics, then best.pt, then the run: a crash in between loses nothing
                         write_metrics(out_dir, rows)
@@ -196,7 +216,8 @@ def train(
                     best_at = run.iter_num if better else best_at
                     if run.waited == 3 and first:
                         warnings.warn(
-                            f"the validation loss has not fallen since iteration {best_at}: best.pt has the weights of then; "
+                            f"the validation loss has not fallen since iteration {best_at}: best.pt has the "
+                            "weights of then; "
                             "use more text, a smaller model, dropout, or patience=3 to stop by itself"
                         )
                 patient = not config.patience or run.waited < config.patience
@@ -216,7 +237,10 @@ def train(
             if rows[-1]["iter"] < run.iter_num:
                 save_run(run, writer, False)
             if ended == stop and first:
-                print(f"stopped by {stop} at iteration {run.iter_num}, all saved in {out_dir}; go on with resume='auto'")
+                print(
+                    f"stopped by {stop} at iteration {run.iter_num}, all saved in {out_dir}; go on with "
+                    "resume='auto'"
+                )
         except RuntimeError as error:
             raise explain(error, config, run) from error
     floor = run.val_data.meta.get("floor") if isinstance(run.val_data, TokenDataset) else None

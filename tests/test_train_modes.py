@@ -11,12 +11,12 @@ from nanogpt.checkpoint import load_checkpoint, save_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.prepare import prepare
 from nanogpt.distributed import checkpoint_blocks
-from nanogpt.hub import save_pretrained
+from nanogpt.hub import load, save_pretrained
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.tokenizer import ByteTokenizer
 from nanogpt.vocab import load_tokenizer
-from nanogpt.start import checkpoint_of, start_run
+from nanogpt.start import Run, checkpoint_of, start_run
 from nanogpt.train import train
 
 
