@@ -339,7 +339,6 @@ def evaluate(
     model: GPT,
     batches: Iterable[tuple[Tensor, Tensor]],  # x and y, both (B, T), as `all_batches` gives them; the same on every rank
     autocast: torch.autocast | None = None,  # the context to run the model in
-    loss_chunk: int | None = None,  # tokens whose logits are in memory at one time; 0 or None: all
 ) -> float:  # nats a target; the same on every rank, and on any number of them
     "Mean loss over all targets of all batches, each target counting once. The ranks take turns. Raises ValueError when there is no target."
     device, (rank, ranks) = next(model.parameters()).device, world()
@@ -347,7 +346,7 @@ def evaluate(
     with evaluating(model), autocast or torch.autocast(device.type, enabled=False):
         while group := list(islice(batches, ranks)):
             x, y = group[min(rank, len(group) - 1)]  # one without a batch runs another's: the parts of a model that is cut up must meet
-            loss, targets = model(x.to(device), y.to(device), loss_chunk)[1].item(), int((y >= 0).sum())
+            loss, targets = model(x.to(device), y.to(device))[1].item(), int((y >= 0).sum())
             if rank < len(group):
                 sums.append((loss * targets, targets))
     everyone = [pair for ours in gather(sums) for pair in ours]
@@ -438,6 +437,7 @@ def start_run(
     path, checkpoint = _find_start(config)
     sampler = Sampler(train_data, config.batch_size, config.block_size, config.seed, config.sampling == "epochs", config.aligned, rank, ranks)
     config, model = _build_model(config, tokenizer, train_data, checkpoint)
+    model.loss_chunk = config.loss_chunk
     config = _place(config, model.train(), device, dtype)
     sampler.batch_size = config.batch_size
     torch.manual_seed(config.seed + rank)
@@ -556,7 +556,7 @@ def _fits(config: TrainConfig, model: GPT, dtype: torch.dtype, batch_size: int) 
     ids = torch.zeros(batch_size, config.block_size, dtype=torch.int64, device=device)
     try:
         with _autocast(device, dtype):
-            model(ids, ids, config.loss_chunk)[1].backward()
+            model(ids, ids)[1].backward()
         return True
     except RuntimeError as error:
         if not _is_out_of_memory(error):
@@ -615,7 +615,7 @@ def _compiled(run: Run) -> Callable:
     failed = None
     try:
         with sync_gradients(run.parallel, False), run.autocast:
-            compiled(ids, ids, run.config.loss_chunk)[1].backward()
+            compiled(ids, ids)[1].backward()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of any kind: a missing compiler, a GPU that is too old, a gap in torch
@@ -669,7 +669,7 @@ def train_step(
     for i, (x, y) in enumerate(batches):
         with sync_gradients(run.parallel, i == len(batches) - 1):
             with run.autocast:
-                loss = run.step_model(x, y, config.loss_chunk)[1] * shares[i]
+                loss = run.step_model(x, y)[1] * shares[i]
             run.scaler.scale(loss * ranks).backward()  # the ranks' gradients are averaged, and are to be added
         total = total + loss.detach()
     run.scaler.unscale_(run.optimizer)
@@ -814,7 +814,7 @@ def _measure(run: Run, on_eval: Callable[[Run], dict] | None) -> dict:
     config = run.config
     batches = all_batches(run.val_data, config.batch_size, config.block_size, config.aligned)
     with averaged(run):
-        val_loss = evaluate(run.model, _first(batches, config.eval_windows or len(run.val_data)), run.autocast, config.loss_chunk)
+        val_loss = evaluate(run.model, _first(batches, config.eval_windows or len(run.val_data)), run.autocast)
         more = on_eval(run) if on_eval else {}
     row = {
         "iter": run.iter_num,
