@@ -51,7 +51,7 @@ def flops_per_token(
 ) -> int:
     """Floating-point operations to train on one token (Chowdhery et al. 2022, appendix B).
 
-    Six for every weight, and 12 · n_layer · H · D · T for attention over the context. A mask saves nothing here:
+    Six for every weight, and 12 · n_layer · H · D · T for attention over the context. A mask saves nothing:
     the kernel computes every score.
     """
     over_context = config.n_layer * config.n_head * config.head_size * (length or config.block_size)
