@@ -264,7 +264,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'nanogpt.model.Block.forward': ('model.html#block.forward', 'nanogpt/model.py'),
                                'nanogpt.model.Cache': ('model.html#cache', 'nanogpt/model.py'),
                                'nanogpt.model.Cache.__init__': ('model.html#cache.__init__', 'nanogpt/model.py'),
-                               'nanogpt.model.Cache.length': ('model.html#cache.length', 'nanogpt/model.py'),
                                'nanogpt.model.Cache.repeat': ('model.html#cache.repeat', 'nanogpt/model.py'),
                                'nanogpt.model.GPT': ('model.html#gpt', 'nanogpt/model.py'),
                                'nanogpt.model.GPT.__init__': ('model.html#gpt.__init__', 'nanogpt/model.py'),

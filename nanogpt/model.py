@@ -89,12 +89,8 @@ class Cache:
         padding: Tensor | None = None,  # int64 (B,), ids at the start of each row that are no text
     ):
         self.layers = [KVCache(capacity or config.block_size) for _ in range(config.n_layer)]
-        self.ids: Tensor | None = None
+        self.ids: Tensor | None = None  # int64 (B, length), what was read
         self.padding = padding
-
-    @property
-    def length(self) -> int:
-        return self.layers[0].length
 
     def repeat(self, n: int):
         "Copy each row n times, side by side, so that n continuations share a prompt that was read once."
@@ -145,25 +141,23 @@ class Transformer(nn.Module):
         cache: Cache | None = None,  # what earlier calls read; idx then continues it
     ) -> Tensor:  # (B, T, C), after the last norm
         "Ids to vectors. Raises ValueError for a sequence longer than block_size."
-        config, ids, start, padding = self.config, idx, 0, None
+        config, T, ids, padding = self.config, idx.shape[1], idx, None
         if cache is not None:
-            ids = idx if cache.ids is None else torch.cat([cache.ids, idx], dim=1)
-            start, padding = cache.length, cache.padding
-        end = start + idx.shape[1]
-        if end > config.block_size:
-            size = config.block_size
-            raise ValueError(f"a sequence of {end} tokens is longer than block_size {size}; crop it")
-        positions = torch.arange(start, end, device=idx.device)  # (T,), or (B, T) with padding
+            ids, padding = idx if cache.ids is None else torch.cat([cache.ids, idx], dim=1), cache.padding
+        S, limit = ids.shape[1], config.block_size
+        if S > limit:
+            raise ValueError(f"a sequence of {S} tokens is longer than block_size {limit}; crop it")
+        positions = torch.arange(S - T, S, device=idx.device)[None]  # (1, T), or (B, T) with padding
         if padding is not None:
             positions = (positions - padding[:, None]).clamp(min=0)
         x, rotary = self.wte(idx), None
         if config.positions == "learned":
             x = x + self.wpe(positions)
         else:
-            places = positions if padding is None else positions[:, None]  # the same for all heads
             dtype = torch.promote_types(x.dtype, torch.float32)
+            places = positions[:, None]  # one for all heads
             rotary = rotary_angles(places, config.head_size, config.rope_theta, config.rope_scaling, dtype)
-        x, mask = self.drop(x), attention_mask(config, ids, idx.shape[1], padding)
+        x, mask = self.drop(x), attention_mask(config, ids, T, padding)
         for i, block in enumerate(self.h):
             x = block(x, None if cache is None else cache.layers[i], mask, rotary)
         if cache is not None:

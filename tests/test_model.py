@@ -330,7 +330,7 @@ def test_chunked_loss_equals_cross_entropy(config, chunk):
     "Value and every gradient, in float64."
     model = larger_weights(GPT(config, torch.Generator().manual_seed(0))).double()
     idx, targets = torch.randint(37, (2, 3, 16), generator=torch.Generator().manual_seed(1))
-    targets[0, 4:7] = -1
+    targets[0, 4:7], targets[1, :2] = -1, -100
     gradients = []
     for model.loss_chunk in (0, chunk):
         model.zero_grad()
