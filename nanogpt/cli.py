@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Positional', 'TEMPERATURE', 'NANOGPT', 'COMMANDS', 'demo', 'score_tales_run', 'plot_run', 'parse_run', 'read_run',
            'train', 'watch', 'world_rank', 'plan_', 'planned_shape', 'guess_vocab_size', 'prepare', 'data_',
-           'load_model_', 'SampleFlags', 'sample', 'take_turns', 'export', 'eval_', 'info', 'bench', 'main']
+           'load_model', 'SampleFlags', 'sample', 'take_turns', 'export', 'eval_', 'info', 'bench', 'main']
 
 # %% ../nbs/tools/cli.ipynb #f6fca61c
 import difflib
@@ -29,14 +29,11 @@ from .config import GPT2_SIZES, GPTConfig, check_names, read_config
 from .corpus import get_corpus
 from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta
 from .decode import for_decoding
-from .device import pick_device, pick_dtype
-from .distributed import is_sharded
 from .files import atomic_write
 from nanogpt.hub import (
     checkpoint_path,
     from_pretrained,
     is_pretrained,
-    load_model,
     open_model,
     save_pretrained,
     tokenizer_of,
@@ -44,12 +41,22 @@ from nanogpt.hub import (
 from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
 from .prepare import prepare as prepare_data, verify
-from .recipe import PRESETS, TrainConfig, data_path, from_nanogpt, get_preset
-from .report import tokens_per_character
+from .recipe import from_nanogpt
 from .sample import Sampling, sample_text, score_samples, stream
-from .start import Run
-from .step import evaluate
-from .train import model_config, train as run_training
+from .sharded import is_sharded
+from nanogpt.train import (
+    PRESETS,
+    Run,
+    TrainConfig,
+    data_path,
+    evaluate,
+    get_preset,
+    model_config,
+    pick_device,
+    pick_dtype,
+    tokens_per_character,
+    train as run_training,
+)
 from .vocab import Tokenizer, get_tokenizer
 
 # %% ../nbs/tools/cli.ipynb #d65d3946
@@ -281,7 +288,7 @@ def data_(
     print(f"{folder}: all is as it was prepared")
 
 # %% ../nbs/tools/cli.ipynb #26299b4c
-def load_model_(
+def load_model(
     source: str,  # as in `open_model`
     device: str = "auto",
     tokenizer: str = "",  # what `get_tokenizer` takes, for a model that does not bring its own

@@ -17,7 +17,7 @@ def param_groups(
     model: nn.Module,
     weight_decay: float,  # for matrices and embeddings
 ) -> list[dict]:  # two groups for a torch optimizer
-    "Decay what multiplies, not what shifts or scales: tensors of two or more dimensions are decayed, biases and norms are not."
+    "Decay what multiplies, not what shifts or scales: matrices and embeddings, not biases and norms."
     params = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
@@ -28,10 +28,10 @@ def param_groups(
 def adamw(
     model: nn.Module,
     learning_rate: float,
-    betas: tuple[float, float] = (0.9, 0.95),  # decay of the mean of gradients, and of the mean of their squares
+    betas: tuple[float, float] = (0.9, 0.95),  # decay of the means of gradients and of their squares
     weight_decay: float = 0.1,
 ) -> torch.optim.AdamW:
-    "AdamW (Loshchilov & Hutter 2019) over `param_groups`, in torch's fused form, which updates all parameters in one pass."
+    "AdamW (Loshchilov & Hutter 2019) over `param_groups`; torch's fused form updates all in one pass."
     return torch.optim.AdamW(param_groups(model, weight_decay), lr=learning_rate, betas=betas, fused=True)
 
 # %% ../nbs/07_optim.ipynb #dcbb262c
@@ -69,4 +69,5 @@ def wsd_lr(
     "Warm-up, stable, decay (Hu et al. 2024): linear up, flat, linear down to `min_lr`."
     fall = decay_fraction * lr_decay_iters
     progress = min(1.0, max(0.0, (it - lr_decay_iters + fall) / max(1.0, fall)))
-    return min(constant_lr(it, learning_rate, warmup_iters), learning_rate * (1 - progress) + min_lr * progress)
+    falling = learning_rate * (1 - progress) + min_lr * progress
+    return min(constant_lr(it, learning_rate, warmup_iters), falling)

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import GPT, Past
-from .step import evaluating
+from .model import Cache, GPT
 from .tales import score_tales
 from .vocab import Tokenizer
 
@@ -155,7 +154,7 @@ def _steps(model, prompts, max_new_tokens, sampling, generator, num_samples, voc
         if past is None:
             first = min(starts)
             new, padding = read[:, first:], torch.tensor([start - first for start in starts], device=device)
-            past = Past(config, min(config.block_size, width - first + max_new_tokens - step), padding if max(starts) > first else None)
+            past = Cache(config, min(config.block_size, width - first + max_new_tokens - step), padding if max(starts) > first else None)
         with evaluating(model):
             logits = model.logits(model.hidden_states(new, past)[:, -1])[:, :vocab_size].float()
         if step == 0 and num_samples > 1:

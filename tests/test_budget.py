@@ -1,11 +1,12 @@
 """What a run is said to need, against what it takes."""
+from functools import partial
 from itertools import accumulate
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from nanogpt import budget as module
-from nanogpt.distributed import parallelize
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.optim import adamw
@@ -23,48 +24,60 @@ GPT2 = GPTConfig.gpt2("gpt2")
 CPU = torch.device("cpu")
 
 
-def measured(config: GPTConfig, batch_size: int, dtype: torch.dtype, checkpoint_activations: bool, loss_chunk: int) -> int:
-    "Bytes that the CPU's allocator holds for the second step at its height, by torch's profiler, with what was there before."
-    model = GPT(config, torch.Generator().manual_seed(0)).to(torch.float64 if dtype == torch.float64 else None)
-    parallel, optimizer = parallelize(model, checkpoint_activations=checkpoint_activations), adamw(model, 1e-4)
+def measured(
+    config: GPTConfig, batch_size: int, dtype: torch.dtype, checkpoint_activations: bool, loss_chunk: int
+) -> int:
+    "Bytes at the height of the second step on the CPU, by torch's profiler, with what was there before."
+    model = GPT(config, torch.Generator().manual_seed(0))
+    model.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    model.loss_chunk = loss_chunk
+    if checkpoint_activations:
+        for block in model.transformer.h:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    optimizer = adamw(model, 1e-4)
     ids = torch.zeros(batch_size, config.block_size, dtype=torch.int64)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = parallel(ids, ids, loss_chunk)[1]
+            loss = model(ids, ids)[1]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     step()
-    before = sum(p.nbytes for p in model.parameters()) + sum(t.nbytes for state in optimizer.state.values() for t in state.values())
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    before = sum(p.nbytes for p in model.parameters())
+    before += sum(t.nbytes for state in optimizer.state.values() for t in state.values())
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         step()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return before + max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    events.sort(key=lambda event: event.start_ns())
+    return before + max(accumulate(event.nbytes() for event in events))
 
 
+MEDIUM = dict(block_size=128, vocab_size=512, n_layer=4, n_head=4, n_embd=128)
 SHAPES = {
     "many words": (GPTConfig(block_size=64, vocab_size=5000, n_layer=2, n_head=2, n_embd=64), 8),
     "many layers": (GPTConfig(block_size=128, vocab_size=256, n_layer=8, n_head=4, n_embd=64), 8),
     "many weights": (GPTConfig(block_size=32, vocab_size=1000, n_layer=4, n_head=4, n_embd=256), 1),
-    "modern": (GPTConfig(
-        block_size=128, vocab_size=512, n_layer=4, n_head=4, n_embd=128, norm="rms", mlp="swiglu", positions="rotary", n_kv_head=2, qk_norm=True,
-        tied=False,
-    ), 8),
-    "window": (GPTConfig(block_size=128, vocab_size=512, n_layer=4, n_head=4, n_embd=128, window=32), 8),
-}  # fmt: skip
+    "GPT-2": (GPTConfig(block_size=256, vocab_size=5000, n_layer=6, n_head=6, n_embd=192), 4),
+    "modern": (GPTConfig.llama(**MEDIUM, n_kv_head=2, qk_norm=True, bias=True), 8),
+    "Llama": (GPTConfig.llama(**MEDIUM, n_kv_head=2), 8),
+    "window": (GPTConfig(**MEDIUM, window=32), 8),
+    "documents": (GPTConfig.llama(**MEDIUM, n_kv_head=1, document_token=3), 8),
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
 @pytest.mark.parametrize("loss_chunk", [0, 64])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 0.15), (torch.float32, 0.15), (torch.bfloat16, 0.25)])
-def test_the_estimate_is_what_a_step_takes(shape, dtype, tolerance, checkpoint_activations, loss_chunk):
-    "Within 15 %. Under autocast within 25 %, on the safe side: there the copies of the weights and all else are not at their height together."
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_estimate_is_what_a_step_takes(shape, dtype, checkpoint_activations, loss_chunk):
+    "Within 15 %. Under autocast within 25 %: there not all parts are at their height together."
     config, batch_size = SHAPES[shape]
-    parts = training_memory(config, batch_size, dtype, loss_chunk, checkpoint_activations)
-    assert sum(parts.values()) == pytest.approx(measured(config, batch_size, dtype, checkpoint_activations, loss_chunk), rel=tolerance)
+    estimate = sum(training_memory(config, batch_size, dtype, loss_chunk, checkpoint_activations).values())
+    real = measured(config, batch_size, dtype, checkpoint_activations, loss_chunk)
+    assert estimate == pytest.approx(real, rel=0.25 if dtype == torch.bfloat16 else 0.15)
 
 
 def test_what_is_not_asked_for_takes_nothing():
@@ -86,6 +99,11 @@ def test_the_largest_batch_that_fits_divides_the_windows(windows, memory):
     assert not larger or sum(training_memory(GPT2, larger[0]).values()) > 0.9 * memory
 
 
+def test_a_billion_windows_are_divided_at_once():
+    assert largest_batch(GPT2, 10**9, 16 * 10**9) == (10, 10**8)
+    assert largest_batch(GPT2, 999_999_937, 16 * 10**9) == (1, 999_999_937), "a prime"
+
+
 def test_options_make_room_for_larger_batches():
     sizes = [
         largest_batch(GPT2, 480, 16 * 10**9, dtype=torch.float16, **options)[0]
@@ -95,7 +113,8 @@ def test_options_make_room_for_larger_batches():
 
 
 def test_a_window_that_does_not_fit_is_named():
-    message = r"^one window needs about 3\.2 GB and 2\.0 GB are there; set loss_chunk=1024 or checkpoint_activations=True, or lower block_size$"
+    advice = "set loss_chunk=1024 or checkpoint_activations=True, or lower block_size"
+    message = rf"^one window needs about 3\.2 GB and 2\.0 GB are there; {advice}$"
     with pytest.raises(MemoryError, match=message):
         largest_batch(GPT2, 480, 2 * 10**9)
 
@@ -109,7 +128,7 @@ def test_free_memory_is_linuxs_word_for_it():
     assert free_memory(torch.device("meta")) is None, "nobody can tell"
 
 
-def test_a_plan_for_gpt2_on_four_gpus(monkeypatch):
+def test_a_plan_for_gpt2_on_other_machines(monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda device: None)
     rows = {row["machine"]: row for row in plan(GPT2, 480, 600_000, CPU, torch.float32)}
     assert rows.keys() == MACHINES.keys()
@@ -125,7 +144,7 @@ def test_a_plan_for_gpt2_on_four_gpus(monkeypatch):
 def test_a_machine_that_is_too_small_has_no_hours(monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda device: None)
     rows = plan(GPTConfig.gpt2("gpt2-xl"), 480, 1000, CPU, torch.float32)
-    assert ["hours" in row for row in rows] == [False, False, True, True]
+    assert ["hours" in row for row in rows] == [False, False, True, True, True]
 
 
 def test_this_machine_is_measured():

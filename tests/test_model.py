@@ -3,24 +3,28 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torch.utils._python_dispatch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpt.attention import CausalSelfAttention, KVCache
+from nanogpt.budget import count_params, flops_per_token, kv_cache_bytes
 from nanogpt.config import GPT2_SIZES, GPTConfig
-from nanogpt.loss import chunked_cross_entropy
-from nanogpt.model import GPT, Past
-from nanogpt.budget import activation_bytes, count_params, flops_per_token, kv_cache_bytes
+from nanogpt.loss import chunked_cross_entropy, cross_entropy
+from nanogpt.model import GPT, Cache
 
 SMALL = GPTConfig(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
 SHAPE = dict(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
+SCALING = dict(factor=4.0, low_freq_factor=0.2, high_freq_factor=1.5, original_max_position_embeddings=8)
 SWITCHES = {
     "gpt2": SMALL,
     "no bias": replace(SMALL, bias=False),
     "rms": replace(SMALL, norm="rms"),
     "rotary": replace(SMALL, positions="rotary"),
     "exact gelu": replace(SMALL, mlp="gelu_exact"),
-    "stretched": replace(SMALL, positions="rotary", rope_scaling=dict(factor=4.0, low_freq_factor=0.2, high_freq_factor=1.5, original_max_position_embeddings=8)),
+    "stretched": replace(SMALL, positions="rotary", rope_scaling=SCALING),
     "relu2": replace(SMALL, mlp="relu2"),
     "swiglu": replace(SMALL, mlp="swiglu"),
     "grouped-query": replace(SMALL, n_kv_head=2),
@@ -43,9 +47,10 @@ every_switch = pytest.mark.parametrize("config", SWITCHES.values(), ids=SWITCHES
 def transformers_gpt2(config: GPTConfig):
     "A GPT2LMHeadModel of the same shape, with random weights."
     transformers = pytest.importorskip("transformers")
-    shape = dict(vocab_size=config.vocab_size, n_positions=config.block_size, n_embd=config.n_embd, n_layer=config.n_layer, n_head=config.n_head)
-    dropouts = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, **dropouts, bos_token_id=0, eos_token_id=0)).eval()
+    shape = {name: getattr(config, name) for name in ("vocab_size", "n_embd", "n_layer", "n_head")}
+    others = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
+    theirs = transformers.GPT2Config(n_positions=config.block_size, **shape, **others)
+    return transformers.GPT2LMHeadModel(theirs).eval()
 
 
 def ours_as_theirs(state: dict, theirs) -> dict:
@@ -80,14 +85,18 @@ def test_every_gradient_equals_transformers():
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten())
     expected.backward()
     assert torch.allclose(loss, expected, atol=1e-12)
-    gradients = ours_as_theirs({name: p.grad for name, p in ours.named_parameters()} | {"lm_head.weight": ours.lm_head.weight.grad}, theirs)
+    gradients = {name: p.grad for name, p in ours.named_parameters()}
+    gradients = ours_as_theirs(gradients | {"lm_head.weight": ours.lm_head.weight.grad}, theirs)
     for name, p in theirs.named_parameters():
         assert torch.allclose(gradients[name], p.grad, atol=1e-12), name
 
 
-@pytest.mark.parametrize("size, total", [("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200)])
-def test_published_sizes(size, total):
-    assert sum(count_params(GPTConfig.gpt2(size)).values()) == total
+PUBLISHED = dict(zip(GPT2_SIZES, (124_439_808, 354_823_168, 774_030_080, 1_557_611_200)))
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_sizes(size):
+    assert sum(count_params(GPTConfig.gpt2(size)).values()) == PUBLISHED[size]
 
 
 @every_switch
@@ -98,50 +107,17 @@ def test_count_params_is_what_is_built(config):
 @every_switch
 @pytest.mark.parametrize("length", [16, 9])
 def test_flops_are_those_that_torch_counts(config, length):
-    "To the last operation: with the kernel that torch can count, and but for norms and biases, which it does not count."
-    from torch.utils.flop_counter import FlopCounterMode
-
+    "To the last operation, with the kernel that torch can count; norms and biases it does not count."
     model = GPT(config)
     idx = torch.zeros(2, length, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(idx, idx)[1].backward()
     vectors = 6 * sum(p.numel() for p in model.parameters() if p.dim() == 1)
     assert counter.get_total_flops() == (flops_per_token(config, length) - vectors) * idx.numel()
 
 
-def bytes_kept(config: GPTConfig, batch_size: int, length: int, loss_chunk: int | None) -> int:
-    "What torch keeps for the backward pass of one forward pass, each storage once, parameters left out."
-    model = GPT(config)
-    idx, targets = (torch.randint(config.vocab_size, (batch_size, length)) for _ in "xy")
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}  # the storages themselves, so that no address is used twice
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(idx, targets, loss_chunk)
-    return sum(storage.nbytes() for storage in kept.values())
-
-
-@every_switch
-@pytest.mark.parametrize("batch_size, length", [(3, 16), (2, 11), (1, 4)])
-def test_activation_bytes_are_what_torch_keeps(config, batch_size, length):
-    "All but a number or two that the loss keeps besides: how many targets there are."
-    expected = activation_bytes(config, batch_size, length)
-    assert 0 <= bytes_kept(config, batch_size, length, None) - sum(expected.values()) <= 8
-    for chunk in (1, 5, 100):
-        chunked = activation_bytes(config, batch_size, length, loss_chunk=chunk)
-        logits = 4 * config.vocab_size * min(chunk, batch_size * length)  # of one chunk: there for a moment, and not kept
-        assert 0 <= bytes_kept(config, batch_size, length, chunk) + logits - sum(chunked.values()) <= 12
-        assert {part for part in expected if expected[part] != chunked[part]} <= {"loss"}
-
-
 class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-    "The most rows of V = 37 logits, or of anything of that shape, that existed together; and the shapes of all products."
+    "The most rows of V = 37 logits (or of anything of that shape) together; and the shapes of all products."
 
     def __init__(self, model: GPT):
         super().__init__()
@@ -154,7 +130,8 @@ class Watch(torch.utils._python_dispatch.TorchDispatchMode):
             self.products.append(tuple(out.shape))
         if isinstance(out, torch.Tensor) and out.shape[-1:] == (37,) and out.is_floating_point():
             storage = out.untyped_storage()
-            self.rows[storage.data_ptr()] = StorageWeakRef(storage), 0 if storage.data_ptr() in self.weights else out.numel() // 37
+            rows = 0 if storage.data_ptr() in self.weights else out.numel() // 37
+            self.rows[storage.data_ptr()] = StorageWeakRef(storage), rows
             self.most = max(self.most, sum(rows for ref, rows in self.rows.values() if not ref.expired()))
         return out
 
@@ -165,54 +142,57 @@ def test_chunked_loss_holds_the_logits_of_one_chunk(loss_chunk):
     idx = torch.randint(37, (3, 16))
     with Watch(model) as whole:
         model(idx, idx)[1].backward()
+    model.loss_chunk = loss_chunk
     with Watch(model) as chunked:
-        model(idx, idx, loss_chunk)[1].backward()
+        model(idx, idx)[1].backward()
     assert chunked.most == loss_chunk and whole.most >= 2 * 48
 
 
 def test_chunked_loss_makes_no_gradients_where_none_are_wanted():
     model = GPT(SMALL)
+    model.loss_chunk = 7
     idx = torch.randint(37, (3, 16))
     with torch.no_grad(), Watch(model) as evaluating:
-        loss = model(idx, idx, 7)[1]
+        loss = model(idx, idx)[1]
     with Watch(model) as training:
-        assert torch.equal(model(idx, idx, 7)[1], loss)
+        assert torch.equal(model(idx, idx)[1], loss)
     gradient = (37, 32)  # of the output layer, once a chunk
     assert training.products.count(gradient) == 7 and gradient not in evaluating.products
 
 
 @every_switch
-def test_kv_cache_bytes_are_those_of_a_past(config):
+def test_kv_cache_bytes_are_those_of_a_cache(config):
     for batch_size, capacity in ((1, None), (3, 12)):
-        past = Past(config, capacity)
+        cache = Cache(config, capacity)
         with torch.no_grad():
-            GPT(config).hidden_states(torch.zeros(batch_size, 4, dtype=torch.long), past)
-        held = sum(tensor.nbytes for layer in past.layers for tensor in (layer.keys, layer.values))
-        assert held == kv_cache_bytes(config, batch_size, capacity) == 2 * kv_cache_bytes(config, batch_size, capacity, bytes_each=2)
+            GPT(config).hidden_states(torch.zeros(batch_size, 4, dtype=torch.long), cache)
+        held = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
+        assert held == kv_cache_bytes(config, batch_size, capacity)
+        assert held == 2 * kv_cache_bytes(config, batch_size, capacity, bytes_each=2)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"n_embd": 30}, "n_embd must be a multiple of n_head, got n_embd=30 and n_head=4; try n_embd=32"),
-        ({"n_layer": 0}, "n_layer must be a positive whole number, got 0"),
-        ({"n_head": -1}, "n_head must be a positive whole number, got -1"),
+        ({"n_layer": 0}, "n_layer must be at least 1, got 0"),
+        ({"n_head": -1}, "n_head must be at least 1, got -1"),
         ({"block_size": 0}, "block_size must be"),
         ({"vocab_size": 1.5}, "vocab_size must be"),
         ({"n_embd": True}, "n_embd must be"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
-        ({"dropout": float("nan")}, "dropout must lie"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": float("nan")}, "dropout must be at least 0"),
         ({"norm": "batch"}, "norm must be one of layer, rms, got 'batch'"),
         ({"mlp": "relu"}, "mlp must be one of gelu, gelu_exact, relu2, swiglu, got 'relu'"),
         ({"positions": "sine"}, "positions must be one of learned, rotary, got 'sine'"),
         ({"n_kv_head": 3}, "n_head must be a multiple of n_kv_head, got n_head=4 and n_kv_head=3"),
-        ({"n_kv_head": 0}, "n_kv_head must be a positive whole number, got 0"),
-        ({"window": 0}, "window must be a positive whole number, got 0"),
+        ({"n_kv_head": 0}, "n_kv_head must be at least 1, got 0"),
+        ({"window": 0}, "window must be at least 1, got 0"),
         ({"head_dim": 5, "positions": "rotary"}, "even width, got 5; set head_dim"),
         ({"document_token": 37}, "document_token must be an id below vocab_size 37, got 37"),
-        ({"rope_theta": 0}, "rope_theta must be positive, got 0"),
-        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling must have factor, high_freq_factor, low_freq_factor, original_max_position_embeddings, got factor"),
-        ({"vocab_multiple": 0}, "vocab_multiple must be a positive whole number, got 0"),
+        ({"rope_theta": 0}, "rope_theta must be above 0 and below inf, got 0"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling must have factor, high_freq.* got factor$"),
+        ({"vocab_multiple": 0}, "vocab_multiple must be at least 1, got 0"),
     ],
 )
 def test_bad_shapes_are_named(change, message):
@@ -226,6 +206,8 @@ def test_bad_input_is_named():
         model(torch.zeros(1, 17, dtype=torch.long))
     with pytest.raises(ValueError, match="unknown GPT-2 size 'gpt3'; choose one of " + ", ".join(GPT2_SIZES)):
         GPTConfig.gpt2("gpt3")
+    with pytest.raises(ValueError, match="^vocab_size is 0: a run takes it from its tokenizer; set it$"):
+        GPT(replace(SMALL, vocab_size=0))
     with pytest.raises(ValueError, match="multiple of n_head"):
         CausalSelfAttention(10, 3)
     with pytest.raises(ValueError, match="the cache holds 2 positions; 3 were asked"):
@@ -240,9 +222,9 @@ def test_cached_logits_equal_uncached(config, chunks, batch_size):
     model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
     idx = torch.randint(config.vocab_size, (batch_size, 16), generator=torch.Generator().manual_seed(1))
     idx[:, 6] = 3  # a document begins here
-    past = Past(config)
+    cache = Cache(config)
     with torch.no_grad():
-        parts = [model.logits(model.hidden_states(part, past)) for part in idx.split(chunks, dim=1)]
+        parts = [model.logits(model.hidden_states(part, cache)) for part in idx.split(chunks, dim=1)]
         assert torch.allclose(torch.cat(parts, 1), model(idx)[0], atol=1e-5)
 
 
@@ -258,13 +240,14 @@ def larger_weights(model: GPT) -> GPT:
 def test_padded_rows_give_the_logits_of_each_alone(config):
     "Prompts of 4, 9 and 12 ids in one batch, read at once and then token by token; 1e-5 as above."
     model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
-    rows = [torch.randint(config.vocab_size, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 9, 12)]
+    rows = [torch.randint(37, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 9, 12)]
     padding = torch.tensor([12 - len(row) for row in rows])
     batch = torch.stack([torch.cat([row.new_zeros(12 - len(row)), row]) for row in rows])
-    past = Past(config, padding=padding)
+    cache = Cache(config, padding=padding)
     more = torch.randint(config.vocab_size, (3, 4), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        hidden = [model.hidden_states(batch, past)[:, -1:], *(model.hidden_states(more[:, i : i + 1], past) for i in range(4))]
+        hidden = [model.hidden_states(batch, cache)[:, -1:]]
+        hidden += [model.hidden_states(more[:, i : i + 1], cache) for i in range(4)]
         together = model.logits(torch.cat(hidden, 1))
         for i, row in enumerate(rows):
             alone = model(torch.cat([row, more[i]])[None])[0][0, len(row) - 1 :]
@@ -274,11 +257,11 @@ def test_padded_rows_give_the_logits_of_each_alone(config):
 def test_a_shared_prompt_is_read_once():
     model = larger_weights(GPT(SWITCHES["llama"], torch.Generator().manual_seed(0)))
     idx = torch.randint(37, (2, 9), generator=torch.Generator().manual_seed(1))
-    past = Past(model.config)
+    cache = Cache(model.config)
     with torch.no_grad():
-        model.hidden_states(idx[:, :8], past)
-        past.repeat(3)
-        continued = model.logits(model.hidden_states(idx[:, 8:].repeat_interleave(3, 0), past))
+        model.hidden_states(idx[:, :8], cache)
+        cache.repeat(3)
+        continued = model.logits(model.hidden_states(idx[:, 8:].repeat_interleave(3, 0), cache))
         assert torch.allclose(continued, model(idx.repeat_interleave(3, 0))[0][:, -1:], atol=1e-5)
 
 
@@ -289,7 +272,8 @@ def test_document_masking_keeps_documents_apart_bit_for_bit():
     other[:, 3] = (idx[:, 3] % 36) + 1
     for document_token, same in ((0, True), (None, False)):
         for shape in ({}, dict(positions="rotary", n_kv_head=2, window=6)):
-            model = larger_weights(GPT(replace(SMALL, document_token=document_token, **shape), torch.Generator().manual_seed(0)))
+            config = replace(SMALL, document_token=document_token, **shape)
+            model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
             with torch.no_grad():
                 before, after = model(idx)[0], model(other)[0]
             assert torch.equal(before[:, 7:], after[:, 7:]) is same
@@ -302,19 +286,42 @@ def test_a_window_is_what_its_name_says():
     other = idx.clone()
     other[:, 4] = (idx[:, 4] + 1) % 37
     for window, changed in ((5, list(range(4, 9))), (6, list(range(4, 10))), (None, list(range(4, 16)))):
-        model = larger_weights(GPT(replace(SMALL, n_layer=1, window=window), torch.Generator().manual_seed(0)))
+        config = replace(SMALL, n_layer=1, window=window)
+        model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
         with torch.no_grad():
             moved = (model(idx)[0] - model(other)[0]).abs().amax((0, 2)) > 0
         assert moved.nonzero().flatten().tolist() == changed
 
 
 def test_rotary_models_see_distances_only():
-    "Without a table of positions, a sequence that stands elsewhere gives the same logits: 1e-5, the angles are others."
+    "Without a table of positions, a shifted sequence gives the same logits: 1e-5, since angles differ."
     model = larger_weights(GPT(replace(SMALL, positions="rotary"), torch.Generator().manual_seed(0)))
     idx = torch.randint(37, (1, 8), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        shifted = Past(model.config, padding=torch.tensor([-5]))  # positions 5, 6, …
+        shifted = Cache(model.config, padding=torch.tensor([-5]))  # positions 5, 6, …
         assert torch.allclose(model.logits(model.hidden_states(idx, shifted)), model(idx)[0], atol=1e-5)
+
+
+def test_cross_entropy_is_torchs_and_ignores_every_negative_target():
+    "nanoGPT's -1 bit for bit; -100, and any other negative number, leaves out the same positions."
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 7, generator=g, requires_grad=True)
+    targets = torch.randint(7, (3, 5), generator=g)
+    hidden, weight = torch.randn(15, 4, generator=g), torch.randn(7, 4, generator=g)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    assert torch.equal(cross_entropy(logits, targets), expected)
+    assert torch.equal(cross_entropy(logits[0], targets[0]), F.cross_entropy(logits[0], targets[0]))
+    left_out = torch.rand(3, 5, generator=g) < 0.4
+    losses = []
+    for mark in (-1, -100, -5):
+        marked = targets.masked_fill(left_out, mark)
+        loss = cross_entropy(logits, marked)
+        assert torch.equal(loss, F.cross_entropy(logits.flatten(0, 1), marked.flatten(), ignore_index=mark))
+        chunked = chunked_cross_entropy(hidden, weight, marked.flatten(), 4)
+        assert torch.allclose(chunked, cross_entropy(hidden @ weight.T, marked.flatten()), atol=1e-5, rtol=0)
+        losses.append((loss.item(), torch.autograd.grad(loss, logits)[0].tolist(), chunked.item()))
+    assert losses[0] == losses[1] == losses[2]
+    assert cross_entropy(logits, torch.full_like(targets, -100)).isnan(), "the mean of nothing"
 
 
 @every_switch
@@ -323,12 +330,12 @@ def test_chunked_loss_equals_cross_entropy(config, chunk):
     "Value and every gradient, in float64."
     model = larger_weights(GPT(config, torch.Generator().manual_seed(0))).double()
     idx, targets = torch.randint(37, (2, 3, 16), generator=torch.Generator().manual_seed(1))
-    targets[0, 4:7] = -1
+    targets[0, 4:7], targets[1, :2] = -1, -100
     gradients = []
-    for loss_chunk in (None, chunk):
+    for model.loss_chunk in (0, chunk):
         model.zero_grad()
-        logits, loss = model(idx, targets, loss_chunk)
-        assert (logits is None) is (loss_chunk is not None)
+        logits, loss = model(idx, targets)
+        assert (logits is None) is (model.loss_chunk > 0)
         loss.backward()
         gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     for one, other in zip(*gradients):
@@ -336,7 +343,10 @@ def test_chunked_loss_equals_cross_entropy(config, chunk):
 
 
 def test_chunked_loss_equals_the_slope():
-    "Central differences in float64. Not `gradcheck`, which goes backward twice: the gradients are scaled in place, so torch refuses that."
+    """Central differences in float64.
+
+    Not `gradcheck`, which goes backward twice: the gradients are scaled in place, so torch refuses that.
+    """
     g = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 4, generator=g, dtype=torch.float64, requires_grad=True) for n in (5, 7))
     targets = torch.tensor([1, 6, -1, 0, 3])
@@ -361,11 +371,24 @@ def test_crop_block_size():
         idx = torch.randint(37, (1, 8), generator=torch.Generator().manual_seed(1))
         before = model(idx)[0]
         model.crop_block_size(8)
-        assert torch.equal(model(idx)[0], before) and model.num_params() == sum(count_params(model.config).values())
+        assert torch.equal(model(idx)[0], before)
+        assert model.num_params() == sum(count_params(model.config).values())
         with pytest.raises(ValueError, match="9 tokens is longer than block_size 8"):
             model(torch.zeros(1, 9, dtype=torch.long))
         with pytest.raises(ValueError, match="between 1 and 8, got 16"):
             model.crop_block_size(16)
+
+
+def test_a_float64_model_has_float64_angles():
+    model = GPT(replace(SMALL, positions="rotary", block_size=512)).double()
+    idx = torch.randint(37, (1, 512), generator=torch.Generator().manual_seed(1))
+    angles = []
+    model.transformer.h[0].attn.register_forward_pre_hook(lambda module, args: angles.append(args[3]))
+    with torch.no_grad():
+        model(idx)
+    speeds = 10_000.0 ** (-torch.arange(0, 8, 2).double() / 8)
+    expected = (torch.arange(512)[:, None] * speeds).cos()
+    assert torch.allclose(angles[0][0], expected, atol=1e-12, rtol=0)
 
 
 def test_initial_weights_come_from_the_generator():
@@ -376,13 +399,13 @@ def test_initial_weights_come_from_the_generator():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_chunked_loss_of_a_model_in_half_precision(dtype):
-    "Its weights in half precision, no autocast: within the rounding of 8 bits (bfloat16), relative to the largest gradient."
+    "Weights in half precision, no autocast: within the rounding of 8 bits, relative to the largest gradient."
     model = GPT(SMALL, torch.Generator().manual_seed(0)).to(dtype)
     idx = torch.randint(37, (2, 16), generator=torch.Generator().manual_seed(1))
     gradients = []
-    for loss_chunk in (None, 5):
+    for model.loss_chunk in (0, 5):
         model.zero_grad()
-        loss = model(idx, idx, loss_chunk)[1]
+        loss = model(idx, idx)[1]
         loss.backward()
         gradients.append(model.lm_head.weight.grad.float())
     assert model.lm_head.weight.grad.dtype == dtype and loss.dtype == torch.float32
