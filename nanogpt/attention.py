@@ -17,23 +17,30 @@ from .rotary import rotate
 
 # %% ../nbs/04_attention.ipynb #d65d3946
 def causal_mask(
-    queries: int,  # T
-    keys: int,  # S ≥ T; the last query stands at the last key
-    device: torch.device | str = "cpu",
-    window: int | None = None,  # positions that a query sees, its own included; None: all of the past
-) -> Tensor:  # bool (T, S), True where a query may look
-    "No query sees a later key, nor one that has left its window."
+    queries: int, keys: int, device: torch.device | str = "cpu", window: int | None = None
+) -> Tensor:
+    """No query sees a later key, nor one that has left its window.
+    Args:
+        queries: T
+        keys: S ≥ T; the last query stands at the last key
+        window: positions that a query sees, its own included; None: all of the past
+    Returns:
+        bool (T, S), True where a query may look
+    """
     mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return mask if window is None else mask.triu(keys - queries - window + 1)
 
 # %% ../nbs/04_attention.ipynb #fafe44a0
-def attention(
-    q: Tensor,  # queries (..., T, D)
-    k: Tensor,  # keys (..., S, D)
-    v: Tensor,  # values (..., S, D)
-    causal: bool = True,  # each query sees the keys at its own position and before; the last query stands at the last key
-) -> tuple[Tensor, Tensor]:  # outputs (..., T, D) and weights (..., T, S), whose rows sum to one
-    "Scaled dot-product attention with its weights in the open (Vaswani et al. 2017, section 3.2.1). For looking; `F.scaled_dot_product_attention` is for speed."
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention with its weights in the open (Vaswani et al. 2017, section 3.2.1). For looking; `F.scaled_dot_product_attention` is for speed.
+    Args:
+        q: queries (..., T, D)
+        k: keys (..., S, D)
+        v: values (..., S, D)
+        causal: each query sees the keys at its own position and before; the last query stands at the last key
+    Returns:
+        outputs (..., T, D) and weights (..., T, S), whose rows sum to one
+    """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
         scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), float("-inf"))
@@ -42,13 +49,18 @@ def attention(
 
 # %% ../nbs/04_attention.ipynb #dcbb262c
 def fused_attention(
-    q: Tensor,  # queries (B, H, T, D)
-    k: Tensor,  # keys (B, n_kv_head, S, D), each head shared by H / n_kv_head heads of queries
-    v: Tensor,  # values (B, n_kv_head, S, D)
-    mask: Tensor | None = None,  # bool, broadcastable to (B, H, T, S), True where a query may look; None: causal
-    dropout: float = 0.0,  # probability of dropping a weight
-) -> Tensor:  # (B, H, T, D)
-    "The outputs of `attention` from PyTorch's fused kernels, which never store the weights."
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The outputs of `attention` from PyTorch's fused kernels, which never store the weights.
+    Args:
+        q: queries (B, H, T, D)
+        k: keys (B, n_kv_head, S, D), each head shared by H / n_kv_head heads of queries
+        v: values (B, n_kv_head, S, D)
+        mask: bool, broadcastable to (B, H, T, S), True where a query may look; None: causal
+        dropout: probability of dropping a weight
+    Returns:
+        (B, H, T, D)
+    """
     T, S = q.shape[2], k.shape[2]
     if mask is None and T not in (1, S):  # one new token sees everything; no past needs no mask
         mask = causal_mask(T, S, q.device)
@@ -59,12 +71,15 @@ def fused_attention(
 
 # %% ../nbs/04_attention.ipynb #626d6214
 def head_shape(
-    n_embd: int,  # C
-    n_head: int,  # H
-    n_kv_head: int | None = None,
-    head_dim: int | None = None,
-) -> tuple[int, int]:  # n_kv_head and head_dim, with H and C / H in the place of None
-    "How the width is cut. Raises ValueError where it cannot be cut evenly."
+    n_embd: int, n_head: int, n_kv_head: int | None = None, head_dim: int | None = None
+) -> tuple[int, int]:
+    """How the width is cut. Raises ValueError where it cannot be cut evenly.
+    Args:
+        n_embd: C
+        n_head: H
+    Returns:
+        n_kv_head and head_dim, with H and C / H in the place of None
+    """
     if n_head < 1 or n_embd < 1 or (head_dim is None and n_embd % n_head):
         raise ValueError(f"n_embd must be a positive multiple of n_head, got n_embd={n_embd} and n_head={n_head}")
     n_kv_head, head_dim = n_head if n_kv_head is None else n_kv_head, n_embd // n_head if head_dim is None else head_dim
@@ -78,7 +93,8 @@ def head_shape(
 class HeadNorm(nn.RMSNorm):
     "RMSNorm over the width of a head, in the precision of its weights: under autocast queries come in half of it."
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, H, T, D)
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns: (B, H, T, D)"""
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 # %% ../nbs/04_attention.ipynb #9d77b69a
@@ -87,14 +103,24 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(
         self,
-        n_embd: int,  # C, the width of the residual stream
-        n_head: int,  # H, heads of queries
-        dropout: float = 0.0,  # probability of dropping a weight, and an output, while training
-        bias: bool = True,  # biases in both linear layers, as in GPT-2
-        n_kv_head: int | None = None,  # heads of keys and values, each shared by H / n_kv_head heads of queries; None: H
-        head_dim: int | None = None,  # D; None: C / H
-        qk_norm_eps: float | None = None,  # norm queries and keys, head by head, with this epsilon; None: do not
+        n_embd: int,
+        n_head: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        n_kv_head: int | None = None,
+        head_dim: int | None = None,
+        qk_norm_eps: float | None = None,
     ):
+        """
+        Args:
+            n_embd: C, the width of the residual stream
+            n_head: H, heads of queries
+            dropout: probability of dropping a weight, and an output, while training
+            bias: biases in both linear layers, as in GPT-2
+            n_kv_head: heads of keys and values, each shared by H / n_kv_head heads of queries; None: H
+            head_dim: D; None: C / H
+            qk_norm_eps: norm queries and keys, head by head, with this epsilon; None: do not
+        """
         super().__init__()
         self.n_head, (self.n_kv_head, self.head_dim) = n_head, head_shape(n_embd, n_head, n_kv_head, head_dim)
         self.c_attn = nn.Linear(n_embd, (n_head + 2 * self.n_kv_head) * self.head_dim, bias=bias)
@@ -110,12 +136,20 @@ class CausalSelfAttention(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # (B, T, C)
-        cache: "KVCache | None" = None,  # what earlier calls saw; x then continues from there
-        mask: Tensor | None = None,  # bool (..., T, S), True where a query may look; None: causal
-        rotary: tuple[Tensor, Tensor] | None = None,  # from `rotary_angles`, for the positions of x; None: no rotation
-    ) -> Tensor:  # (B, T, C)
-        "Attend, then mix the heads."
+        x: Tensor,
+        cache: "KVCache | None" = None,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Attend, then mix the heads.
+        Args:
+            x: (B, T, C)
+            cache: what earlier calls saw; x then continues from there
+            mask: bool (..., T, S), True where a query may look; None: causal
+            rotary: from `rotary_angles`, for the positions of x; None: no rotation
+        Returns:
+            (B, T, C)
+        """
         q, k, v = self.heads(x)
         q, k = (q, k) if rotary is None else (rotate(q, *rotary), rotate(k, *rotary))
         k, v = (k, v) if cache is None else cache.extend(k, v)
@@ -126,19 +160,22 @@ class CausalSelfAttention(nn.Module):
 class KVCache:
     "The keys and values of one layer, kept while tokens are added one by one."
 
-    def __init__(
-        self,
-        capacity: int,  # S, the most positions that it can hold
-    ):
+    def __init__(self, capacity: int):
+        """
+        Args:
+            capacity: S, the most positions that it can hold
+        """
         self.capacity, self.length = capacity, 0
         self.keys = self.values = None
 
-    def extend(
-        self,
-        k: Tensor,  # keys of the new positions (B, n_kv_head, T, D)
-        v: Tensor,  # values of the new positions (B, n_kv_head, T, D)
-    ) -> tuple[Tensor, Tensor]:  # all keys and values so far, (B, n_kv_head, length, D)
-        "Write the new positions behind the old ones. Raises ValueError when they do not fit; the cache is then as before."
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new positions behind the old ones. Raises ValueError when they do not fit; the cache is then as before.
+        Args:
+            k: keys of the new positions (B, n_kv_head, T, D)
+            v: values of the new positions (B, n_kv_head, T, D)
+        Returns:
+            all keys and values so far, (B, n_kv_head, length, D)
+        """
         start, end = self.length, self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions; {end} were asked of it")
@@ -151,10 +188,10 @@ class KVCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def repeat(
-        self,
-        n: int,  # copies of each sequence, side by side
-    ):
-        "Let n continuations share what was read once."
+    def repeat(self, n: int):
+        """Let n continuations share what was read once.
+        Args:
+            n: copies of each sequence, side by side
+        """
         if self.keys is not None:
             self.keys, self.values = self.keys.repeat_interleave(n, dim=0), self.values.repeat_interleave(n, dim=0)

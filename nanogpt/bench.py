@@ -46,11 +46,15 @@ from .vocab import TiktokenTokenizer, get_tokenizer
 
 # %% ../nbs/18_bench.ipynb #d65d3946
 def side_by_side(
-    contenders: dict[str, Callable[[], object]],  # name -> the work
-    rounds: int = 5,
-    warm_up: bool = True,  # a round without a clock comes first
-) -> dict[str, list[float]]:  # name -> seconds of each round
-    "Time contenders in turns, A B A B …: what slows the machine for a while slows them all. Raises ValueError without a round."
+    contenders: dict[str, Callable[[], object]], rounds: int = 5, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Time contenders in turns, A B A B …: what slows the machine for a while slows them all. Raises ValueError without a round.
+    Args:
+        contenders: name -> the work
+        warm_up: a round without a clock comes first
+    Returns:
+        name -> seconds of each round
+    """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     if warm_up:
@@ -95,20 +99,22 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}{gpu}, Python {platform.python_version()}, torch {torch.__version__}, {date.today()}"
 
 
-def to_rows(
-    seconds: dict[str, list[float]],  # from `side_by_side`
-    work: float,  # units in a round
-    base: str,  # the contender that the others are compared with
-) -> list[Row]:
-    "Medians, rates and ratios."
+def to_rows(seconds: dict[str, list[float]], work: float, base: str) -> list[Row]:
+    """Medians, rates and ratios.
+    Args:
+        seconds: from `side_by_side`
+        work: units in a round
+        base: the contender that the others are compared with
+    """
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     return [Row(name, middle[name], min(times), work / middle[name], middle[base] / middle[name]) for name, times in seconds.items()]
 
 # %% ../nbs/18_bench.ipynb #dcbb262c
-def report(
-    benchmark: Benchmark,
-) -> str:  # a table
-    "A benchmark as text."
+def report(benchmark: Benchmark) -> str:
+    """A benchmark as text.
+    Returns:
+        a table
+    """
     width = max(len(row.name) for row in benchmark.rows)
     digits = lambda value: f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"  # three significant ones, or the whole number
     lines = [benchmark.title, f"{'':{width}}  {'median s':>10} {'fastest s':>10} {benchmark.unit + '/s':>14} {'ratio':>8}"]
@@ -118,21 +124,20 @@ def report(
     return "\n".join([*lines, *(f"{name}: {note}" for name, note in benchmark.notes.items()), benchmark.machine])
 
 
-def save_benchmarks(
-    benchmarks: list[Benchmark],
-    path: str | Path,  # a .json file
-):
-    "Keep the figures with the machine they hold for."
+def save_benchmarks(benchmarks: list[Benchmark], path: str | Path):
+    """Keep the figures with the machine they hold for.
+    Args:
+        path: a .json file
+    """
     with atomic_write(path) as file:
         json.dump({"nanogpt": version("nanogpt"), "benchmarks": [asdict(benchmark) for benchmark in benchmarks]}, file, indent=1)
 
 # %% ../nbs/18_bench.ipynb #626d6214
-def reopening_batch(
-    path: Path,  # a raw uint16 file
-    batch_size: int,
-    block_size: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    "Batches as nanoGPT's training script draws them: map the file anew, slice each window twice, stack the slices."
+def reopening_batch(path: Path, batch_size: int, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batches as nanoGPT's training script draws them: map the file anew, slice each window twice, stack the slices.
+    Args:
+        path: a raw uint16 file
+    """
     ids = np.memmap(path, np.uint16, mode="r")
     starts = torch.randint(len(ids) - block_size, (batch_size,))
     x = torch.stack([torch.from_numpy(ids[i : i + block_size].astype(np.int64)) for i in starts])
@@ -141,13 +146,13 @@ def reopening_batch(
 
 # %% ../nbs/18_bench.ipynb #9d77b69a
 def bench_batches(
-    batch_size: int = 64,
-    block_size: int = 256,
-    tokens: int = 10_000_000,  # in the file
-    batches: int = 200,  # a round
-    rounds: int = 5,
+    batch_size: int = 64, block_size: int = 256, tokens: int = 10_000_000, batches: int = 200, rounds: int = 5
 ) -> list[Benchmark]:
-    "Our samplers against nanoGPT's way, on the same file."
+    """Our samplers against nanoGPT's way, on the same file.
+    Args:
+        tokens: in the file
+        batches: a round
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "train.bin"
         np.random.default_rng(0).integers(50_257, size=tokens, dtype=np.uint16).tofile(path)
@@ -187,12 +192,12 @@ def _huggingface_trainer(vocab_size: int) -> Callable[[str], object]:
 
 # %% ../nbs/18_bench.ipynb #b4394721
 def bench_bpe(
-    vocab_size: int = 4096,
-    naive_vocab_size: int = 512,
-    rounds: int = 3,
-    text: str | None = None,  # Tiny Shakespeare when None
+    vocab_size: int = 4096, naive_vocab_size: int = 512, rounds: int = 3, text: str | None = None
 ) -> list[Benchmark]:
-    "`train_bpe` against Hugging Face's trainer, and against our own naive one. Raises ImportError without the library `tokenizers`."
+    """`train_bpe` against Hugging Face's trainer, and against our own naive one. Raises ImportError without the library `tokenizers`.
+    Args:
+        text: Tiny Shakespeare when None
+    """
     huggingface = _huggingface_trainer(vocab_size)
     text = some_text() if text is None else text
     megabytes = len(text.encode()) / 1e6
@@ -272,14 +277,14 @@ def _encode_in_memory(corpus: Corpus, encoding, workers: int) -> tuple[float, in
 
 # %% ../nbs/18_bench.ipynb #3381f14c
 def bench_prepare(
-    megabytes: float = 100,
-    tokenizer: str = "gpt2",  # a vocabulary of tiktoken's, or a saved byte-pair encoding
-    workers: int = 0,  # processes, and threads of tiktoken; 0: as many as there are cores
-    rounds: int = 3,
+    megabytes: float = 100, tokenizer: str = "gpt2", workers: int = 0, rounds: int = 3
 ) -> list[Benchmark]:
     """`prepare` from documents to shards on disk, against tiktoken encoding the same documents in memory and throwing the ids away.
 
     Raises ValueError for a tokenizer that tiktoken cannot stand in for, and ImportError on Windows, which has no `resource`.
+    Args:
+        tokenizer: a vocabulary of tiktoken's, or a saved byte-pair encoding
+        workers: processes, and threads of tiktoken; 0: as many as there are cores
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -303,12 +308,13 @@ def bench_prepare(
     return [Benchmark(title, "MB", to_rows(seconds, size / 1e6, "tiktoken encode_ordinary_batch"), notes, machine())]
 
 # %% ../nbs/18_bench.ipynb #7f75a99b
-def generate_uncached(
-    model: GPT,
-    idx: torch.Tensor,  # int64 (B, T)
-    max_new_tokens: int,
-) -> torch.Tensor:  # int64 (B, T + max_new_tokens)
-    "Greedy text as nanoGPT's `generate` computes it: the whole context anew for every token."
+def generate_uncached(model: GPT, idx: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+    """Greedy text as nanoGPT's `generate` computes it: the whole context anew for every token.
+    Args:
+        idx: int64 (B, T)
+    Returns:
+        int64 (B, T + max_new_tokens)
+    """
     with torch.no_grad():
         for _ in range(max_new_tokens):
             hidden = model.hidden_states(idx[:, -model.config.block_size :])
@@ -316,11 +322,11 @@ def generate_uncached(
     return idx
 
 
-def copy_speed(
-    megabytes: int = 512,
-    rounds: int = 5,
-) -> float:  # bytes read and written a second
-    "How fast this machine moves memory: a copy of more than its caches hold."
+def copy_speed(megabytes: int = 512, rounds: int = 5) -> float:
+    """How fast this machine moves memory: a copy of more than its caches hold.
+    Returns:
+        bytes read and written a second
+    """
     source = torch.ones(megabytes * 250_000)
     target = torch.zeros_like(source)
     seconds = side_by_side({"copy": lambda: target.copy_(source)}, rounds)["copy"]
@@ -342,14 +348,12 @@ def _in_transformers(model: GPT) -> Callable[[torch.Tensor, int], torch.Tensor]:
     return lambda idx, n: theirs.generate(idx, attention_mask=torch.ones_like(idx), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
 
 # %% ../nbs/18_bench.ipynb #2670905f
-def bench_decode(
-    config: GPTConfig | None = None,  # GPT-2's smallest when None
-    new_tokens: int = 256,
-    rounds: int = 3,
-) -> list[Benchmark]:
+def bench_decode(config: GPTConfig | None = None, new_tokens: int = 256, rounds: int = 3) -> list[Benchmark]:
     """Greedy decoding of one sequence on the CPU in float32, against nanoGPT's way (timed once: it takes minutes) and transformers, with the same weights.
 
     Raises ImportError without transformers, and ValueError where a contender in float32 writes other tokens.
+    Args:
+        config: GPT-2's smallest when None
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -408,13 +412,18 @@ def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: i
 # %% ../nbs/18_bench.ipynb #40fcbc19
 def bench_loss(
     n_layer: int = 12,
-    loss_chunk: int = 256,  # tokens
+    loss_chunk: int = 256,
     batch_size: int = 8,
     block_size: int = 512,
-    rounds: int = 3,  # processes each
-    steps: int = 2,  # training steps in a process, the first of which is not timed
+    rounds: int = 3,
+    steps: int = 2,
 ) -> list[Benchmark]:
-    "Training steps of GPT-2 with the loss in chunks and with all logits at once, each in processes of its own, for their peak memory."
+    """Training steps of GPT-2 with the loss in chunks and with all logits at once, each in processes of its own, for their peak memory.
+    Args:
+        loss_chunk: tokens
+        rounds: processes each
+        steps: training steps in a process, the first of which is not timed
+    """
     if rounds < 1 or steps < 2:
         raise ValueError(f"rounds must be at least 1 and steps at least 2, got {rounds} and {steps}")
     names = {"all logits at once": 0, f"{loss_chunk} tokens at a time": loss_chunk}
@@ -430,12 +439,11 @@ def bench_loss(
     return [Benchmark(title, "tokens", to_rows(seconds, batch_size * block_size, "all logits at once"), notes, machine())]
 
 # %% ../nbs/18_bench.ipynb #397097b9
-def bench_save(
-    n_layer: int = 8,
-    n_embd: int = 512,
-    rounds: int = 3,  # four saves each
-) -> list[Benchmark]:
-    "How long a training step is held up by a save: by one that it waits for, and by one in the background, in turns, in one run."
+def bench_save(n_layer: int = 8, n_embd: int = 512, rounds: int = 3) -> list[Benchmark]:
+    """How long a training step is held up by a save: by one that it waits for, and by one in the background, in turns, in one run.
+    Args:
+        rounds: four saves each
+    """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     step, state = _trainer(GPTConfig(block_size=64, vocab_size=4096, n_layer=n_layer, n_head=8, n_embd=n_embd), batch_size=2)

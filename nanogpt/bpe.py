@@ -24,7 +24,7 @@ from pathlib import Path
 
 import regex
 
-from nanogpt.tokenizer import (
+from .tokenizer import (
     BPETokenizer,
     _check_merges,
     _check_special_tokens,
@@ -184,12 +184,13 @@ def _count_batch(batch: list[str], special_tokens: list[str]) -> Counter:
     return pieces
 
 # %% ../nbs/tools/bpe.ipynb #fc4cbf51
-def in_processes(
-    function: Callable,
-    items: Iterable,
-    workers: int | None = None,  # processes; None: as many as there are cores, within what Windows allows
-) -> Iterator:  # the function's value for each item, in order
-    "Map over items in processes that end when this one ends, even if it is killed. Raises OSError when one of them dies."
+def in_processes(function: Callable, items: Iterable, workers: int | None = None) -> Iterator:
+    """Map over items in processes that end when this one ends, even if it is killed. Raises OSError when one of them dies.
+    Args:
+        workers: processes; None: as many as there are cores, within what Windows allows
+    Returns:
+        the function's value for each item, in order
+    """
     workers = workers or min(os.cpu_count() or 1, 32)
     pool, running = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function,)), deque()
     try:
@@ -231,13 +232,19 @@ def _count_pieces(source: str | Path | Iterable[str], special_tokens: list[str],
 
 # %% ../nbs/tools/bpe.ipynb #9b0907f9
 def train_bpe(
-    source: str | Path | Iterable[str],  # a text, the Path of a UTF-8 file, or texts (nothing merges across two of them)
-    vocab_size: int,  # ids 0 to 255 are the bytes, then come the merges, and special tokens last
-    special_tokens: Sequence[str] = (),  # cut out of the text before anything is counted
-    workers: int | None = None,  # processes that count, once there are 16 MB of text; as many as the machine has cores
+    source: str | Path | Iterable[str],
+    vocab_size: int,
+    special_tokens: Sequence[str] = (),
+    workers: int | None = None,
 ) -> BPETokenizer:
     """Learn merges from text: the most frequent pair first, and of equally frequent ones the greatest pair of byte strings.
-    When every piece has become one token, there is nothing left to merge, and the vocabulary stays smaller than `vocab_size`."""
+    When every piece has become one token, there is nothing left to merge, and the vocabulary stays smaller than `vocab_size`.
+    Args:
+        source: a text, the Path of a UTF-8 file, or texts (nothing merges across two of them)
+        vocab_size: ids 0 to 255 are the bytes, then come the merges, and special tokens last
+        special_tokens: cut out of the text before anything is counted
+        workers: processes that count, once there are 16 MB of text; as many as the machine has cores
+    """
     special_tokens = _check_special_tokens(special_tokens)
     n_merges = _count_merges(vocab_size, special_tokens)
     pieces = _count_pieces(source, special_tokens, workers)

@@ -18,10 +18,11 @@ from .model import GPT
 from .optim import adamw
 
 # %% ../nbs/tools/budget.ipynb #c897e8c2
-def count_params(
-    config: GPTConfig,
-) -> dict[str, int]:  # part -> parameters; the values sum to `GPT(config).num_params()`
-    "Count parameters from the shape alone, without building the model."
+def count_params(config: GPTConfig) -> dict[str, int]:
+    """Count parameters from the shape alone, without building the model.
+    Returns:
+        part -> parameters; the values sum to `GPT(config).num_params()`
+    """
     C, D, b = config.n_embd, config.head_size, int(config.bias)
     queries, keys, widened = config.n_head * D, config.kv_heads * D, config.inner * (2 if config.mlp == "swiglu" else 1)
     norm = C * (1 + b if config.norm == "layer" else 1)
@@ -47,30 +48,36 @@ def params_per_token(
     return sum(parts.values()) - parts["position embedding"] - (0 if config.tied else parts["token embedding"])
 
 
-def flops_per_token(
-    config: GPTConfig,
-    length: int | None = None,  # T, tokens in context; block_size when None
-) -> int:
+def flops_per_token(config: GPTConfig, length: int | None = None) -> int:
     """Floating-point operations to train on one token, forward and backward (Chowdhery et al. 2022, appendix B).
 
     Six for every weight that multiplies an activation, and 12 · n_layer · H · D · T for attention's two products over the context.
     A mask saves nothing here, be it of causality, a window or documents: the kernel is given it and computes every score.
+    Args:
+        length: T, tokens in context; block_size when None
     """
     return 6 * params_per_token(config) + 12 * config.n_layer * config.n_head * config.head_size * (length or config.block_size)
 
 # %% ../nbs/tools/budget.ipynb #852ba166
 def activation_bytes(
     config: GPTConfig,
-    batch_size: int,  # B
-    length: int | None = None,  # T; block_size when None
-    bytes_each: int = 4,  # of one activation: 4 for float32; 2 for bfloat16, too few where autocast or RMSNorm keep float32 copies
-    loss_chunk: int | None = None,  # as in `GPT.forward`
-) -> dict[str, int]:  # part -> bytes
+    batch_size: int,
+    length: int | None = None,
+    bytes_each: int = 4,
+    loss_chunk: int | None = None,
+) -> dict[str, int]:
     """What one forward pass of training keeps for the backward pass, from the shape alone.
 
     It is what torch keeps on a CPU: attention's fused kernel keeps no T · T weights, but a mask where one is given; RMSNorm keeps its result
     before the gain. With `loss_chunk` one chunk's logits are counted, which exist beside all this. Not counted: dropout (taken as 0), the logits
     that `forward` returns, other things of a moment, weights, and gradients but for those that `chunked_cross_entropy` makes early.
+    Args:
+        batch_size: B
+        length: T; block_size when None
+        bytes_each: of one activation: 4 for float32; 2 for bfloat16, too few where autocast or RMSNorm keep float32 copies
+        loss_chunk: as in `GPT.forward`
+    Returns:
+        part -> bytes
     """
     T = length or config.block_size
     N, C, D, H, K = batch_size * T, config.n_embd, config.head_size, config.n_head, config.kv_heads
@@ -96,25 +103,33 @@ def activation_bytes(
 
 # %% ../nbs/tools/budget.ipynb #0c57fa42
 def kv_cache_bytes(
-    config: GPTConfig,
-    batch_size: int = 1,
-    length: int | None = None,  # positions; block_size when None
-    bytes_each: int = 4,  # of one number: 4 for float32, 2 for bfloat16
+    config: GPTConfig, batch_size: int = 1, length: int | None = None, bytes_each: int = 4
 ) -> int:
-    "Memory of the keys and values of every layer. A window saves nothing here: the cache keeps all positions."
+    """Memory of the keys and values of every layer. A window saves nothing here: the cache keeps all positions.
+    Args:
+        length: positions; block_size when None
+        bytes_each: of one number: 4 for float32, 2 for bfloat16
+    """
     return 2 * config.n_layer * batch_size * config.kv_heads * (length or config.block_size) * config.head_size * bytes_each
 
 # %% ../nbs/tools/budget.ipynb #d65d3946
 def training_memory(
     config: GPTConfig,
-    batch_size: int,  # windows a micro-batch
-    dtype: torch.dtype = torch.float32,  # of the matrix products; a 16-bit one means autocast, with the weights in float32
+    batch_size: int,
+    dtype: torch.dtype = torch.float32,
     loss_chunk: int = 0,
     checkpoint_activations: bool = False,
     ema: bool = False,
-    shards: int = 1,  # ranks that FSDP spreads weights, gradients and moments over
-) -> dict[str, int]:  # part -> bytes, at the height of a step
-    "What a training step holds in memory: GPT's parameters with AdamW, and `activation_bytes` with what autocast keeps in float32."
+    shards: int = 1,
+) -> dict[str, int]:
+    """What a training step holds in memory: GPT's parameters with AdamW, and `activation_bytes` with what autocast keeps in float32.
+    Args:
+        batch_size: windows a micro-batch
+        dtype: of the matrix products; a 16-bit one means autocast, with the weights in float32
+        shards: ranks that FSDP spreads weights, gradients and moments over
+    Returns:
+        part -> bytes, at the height of a step
+    """
     params, autocast = sum(count_params(config).values()), dtype.itemsize == 2
     kept = activation_bytes(config, batch_size, None, dtype.itemsize, loss_chunk)
     if autocast:  # norms and the loss are computed in float32
@@ -136,10 +151,11 @@ def training_memory(
     }
 
 # %% ../nbs/tools/budget.ipynb #fafe44a0
-def free_memory(
-    device: torch.device,
-) -> int | None:  # bytes; None where nobody can tell
-    "What is free on a GPU (with what torch has reserved and not used), or what Linux says is available."
+def free_memory(device: torch.device) -> int | None:
+    """What is free on a GPU (with what torch has reserved and not used), or what Linux says is available.
+    Returns:
+        bytes; None where nobody can tell
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -150,13 +166,15 @@ def free_memory(
     return None
 
 
-def largest_batch(
-    config: GPTConfig,
-    windows: int,  # of one rank's step, over all its micro-batches
-    memory: int,  # bytes there are; a tenth stays free
-    **options,  # of `training_memory`
-) -> tuple[int, int]:  # micro-batch and accumulation steps, whose product is `windows`
-    "The largest micro-batch that fits. Raises MemoryError where not even one window does."
+def largest_batch(config: GPTConfig, windows: int, memory: int, **options) -> tuple[int, int]:
+    """The largest micro-batch that fits. Raises MemoryError where not even one window does.
+    Args:
+        windows: of one rank's step, over all its micro-batches
+        memory: bytes there are; a tenth stays free
+        **options: of `training_memory`
+    Returns:
+        micro-batch and accumulation steps, whose product is `windows`
+    """
     for batch_size in range(windows, 0, -1):
         if windows % batch_size == 0 and sum(training_memory(config, batch_size, **options).values()) <= 0.9 * memory:
             return batch_size, windows // batch_size
@@ -188,13 +206,11 @@ MACHINES = {
 UTILISATION = 0.3  # of that speed: an assumption, and a run that keeps its GPU fed does better
 
 # %% ../nbs/tools/budget.ipynb #626d6214
-def measure_speed(
-    config: GPTConfig,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> float:  # training tokens a second
-    "Time a step on random ids: the second one, or the first where it takes seconds."
+def measure_speed(config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Time a step on random ids: the second one, or the first where it takes seconds.
+    Returns:
+        training tokens a second
+    """
     model = GPT(config, torch.Generator().manual_seed(0)).to(device)
     optimizer = adamw(model, 1e-4)
     ids = torch.randint(config.vocab_size, (batch_size, config.block_size), generator=torch.Generator().manual_seed(0)).to(device)
@@ -214,14 +230,17 @@ def measure_speed(
 
 # %% ../nbs/tools/budget.ipynb #9d77b69a
 def plan(
-    config: GPTConfig,
-    windows: int,  # of one step: batch_size × gradient_accumulation_steps
-    max_iters: int,
-    device: torch.device,  # of this machine
-    dtype: torch.dtype,  # that this machine would use
-    **options,  # of `training_memory`
-) -> list[dict]:  # a row a machine: machine, dtype, batch_size, gradient_accumulation_steps, gigabytes, of, hours
-    "Whether a run fits on each machine, in which micro-batches, and for how long it runs: here as measured, elsewhere at 30 % of the data sheet."
+    config: GPTConfig, windows: int, max_iters: int, device: torch.device, dtype: torch.dtype, **options
+) -> list[dict]:
+    """Whether a run fits on each machine, in which micro-batches, and for how long it runs: here as measured, elsewhere at 30 % of the data sheet.
+    Args:
+        windows: of one step: batch_size × gradient_accumulation_steps
+        device: of this machine
+        dtype: that this machine would use
+        **options: of `training_memory`
+    Returns:
+        a row a machine: machine, dtype, batch_size, gradient_accumulation_steps, gigabytes, of, hours
+    """
     tokens = windows * config.block_size * max_iters
     rows, here, tried = [], free_memory(device), max(1, 4096 // config.block_size if device.type == "cuda" else 1024 // config.block_size)
     for name, machine in (MACHINES | ({f"this machine ({device})": Machine(here, dtype, 0)} if here else {})).items():

@@ -29,13 +29,12 @@ from .vocab import Tokenizer, tokenizer_from_dict
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk full, file too large, quota used up
 
 
-def save_checkpoint(
-    path: str | Path,
-    checkpoint: dict,  # tensors, numbers, strings, and dicts and lists of them
-):
+def save_checkpoint(path: str | Path, checkpoint: dict):
     """Write a checkpoint whole or not at all: when the disk is full or the process dies, the file that was there survives.
 
     Raises OSError when the file cannot be written.
+    Args:
+        checkpoint: tensors, numbers, strings, and dicts and lists of them
     """
     try:
         with atomic_write(path, "wb") as file:
@@ -48,13 +47,12 @@ def save_checkpoint(
         raise OSError(cause.errno, f"{path} was not saved ({why}); what was there before is untouched") from None
 
 # %% ../nbs/10_checkpoint.ipynb #fafe44a0
-def load_checkpoint(
-    path: str | Path,
-    device: torch.device | str = "cpu",  # where its tensors go
-) -> dict:
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Read a checkpoint, checking it first and running no code from it (`weights_only=True`).
 
     Raises FileNotFoundError, or ValueError when the file is damaged, holds anything but data, or is not a checkpoint.
+    Args:
+        device: where its tensors go
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -87,10 +85,13 @@ def _check_archive(path: str | Path):
 _MASK = re.compile(r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.bias")  # the causal mask, which nanoGPT stores where attention is not fused
 
 
-def model_from_checkpoint(
-    checkpoint: dict,  # from `load_checkpoint`
-) -> GPT:  # in eval mode
-    "Build the model that a checkpoint describes and load its weights. Raises ValueError that names what does not fit."
+def model_from_checkpoint(checkpoint: dict) -> GPT:
+    """Build the model that a checkpoint describes and load its weights. Raises ValueError that names what does not fit.
+    Args:
+        checkpoint: from `load_checkpoint`
+    Returns:
+        in eval mode
+    """
     args = checkpoint["model_args"]
     if "tokenizer" not in checkpoint and "mlp" not in args:
         args = {**args, "mlp": "gelu_exact"}  # nanoGPT's, which its checkpoints do not mention
@@ -108,20 +109,21 @@ def model_from_checkpoint(
     return model.eval()
 
 
-def tokenizer_from_checkpoint(
-    checkpoint: dict,  # from `load_checkpoint`
-) -> Tokenizer:
-    "The tokenizer that the model was trained with. Raises ValueError for a checkpoint that does not say."
+def tokenizer_from_checkpoint(checkpoint: dict) -> Tokenizer:
+    """The tokenizer that the model was trained with. Raises ValueError for a checkpoint that does not say.
+    Args:
+        checkpoint: from `load_checkpoint`
+    """
     if "tokenizer" not in checkpoint:
         raise ValueError("the checkpoint does not say which tokenizer it was trained with; pass one")
     return tokenizer_from_dict(checkpoint["tokenizer"])
 
 # %% ../nbs/10_checkpoint.ipynb #626d6214
-def check_tokenizer(
-    checkpoint: dict,
-    tokenizer: Tokenizer,  # the one about to be used with the checkpoint's model
-):
-    "Raise ValueError when a model would be fed another tokenizer's ids: they would index its embeddings and mean nothing."
+def check_tokenizer(checkpoint: dict, tokenizer: Tokenizer):
+    """Raise ValueError when a model would be fed another tokenizer's ids: they would index its embeddings and mean nothing.
+    Args:
+        tokenizer: the one about to be used with the checkpoint's model
+    """
     trained = tokenizer_from_checkpoint(checkpoint)
     if trained.fingerprint != tokenizer.fingerprint:
         raise ValueError(
@@ -130,17 +132,21 @@ def check_tokenizer(
         )
 
 # %% ../nbs/10_checkpoint.ipynb #bdd54edd
-def get_rng_state() -> dict:  # for the checkpoint
-    "The state of torch's global generators, of the CPU and of the device that this process uses: dropout draws from them."
+def get_rng_state() -> dict:
+    """The state of torch's global generators, of the CPU and of the device that this process uses: dropout draws from them.
+    Returns:
+        for the checkpoint
+    """
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
     return {"torch": torch.get_rng_state(), "cuda": cuda, "mps": mps}
 
 
-def set_rng_state(
-    state: dict,  # from `get_rng_state`
-):
-    "Put every generator back where it stood; those of devices that are not here are left out."
+def set_rng_state(state: dict):
+    """Put every generator back where it stood; those of devices that are not here are left out.
+    Args:
+        state: from `get_rng_state`
+    """
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available():
         for device_state in state["cuda"]:
@@ -153,10 +159,13 @@ def set_rng_state(
 _NAME = re.compile(r"ckpt(?:-(new|\d+))?\.(?:pt|dcp)")  # a file, or a folder of a sharded run's parts
 
 
-def find_checkpoints(
-    out_dir: str | Path,  # the folder of a run
-) -> list[Path]:  # the newest first; files, or folders of a sharded run
-    "Every checkpoint that a run could go on from: ckpt-new where a crash came just before it got its name, ckpt, ckpt-1, ckpt-2, …"
+def find_checkpoints(out_dir: str | Path) -> list[Path]:
+    """Every checkpoint that a run could go on from: ckpt-new where a crash came just before it got its name, ckpt, ckpt-1, ckpt-2, …
+    Args:
+        out_dir: the folder of a run
+    Returns:
+        the newest first; files, or folders of a sharded run
+    """
     paths = (path for path in Path(out_dir).glob("ckpt*") if _NAME.fullmatch(path.name))
     return sorted((path for path in paths if path.is_file() or (path / "run.pt").is_file()), key=_age)
 
@@ -166,11 +175,11 @@ def _age(path: Path) -> int:
     return int((_NAME.fullmatch(path.name)[1] or "0").replace("new", "-1"))
 
 # %% ../nbs/10_checkpoint.ipynb #467c212b
-def rotate_checkpoints(
-    out_dir: str | Path,
-    keep: int,  # checkpoints
-):
-    "ckpt-new becomes ckpt, which becomes ckpt-1, and so on up to the first gap; what is beyond `keep` goes. After a crash in between, rotate again."
+def rotate_checkpoints(out_dir: str | Path, keep: int):
+    """ckpt-new becomes ckpt, which becomes ckpt-1, and so on up to the first gap; what is beyond `keep` goes. After a crash in between, rotate again.
+    Args:
+        keep: checkpoints
+    """
     paths = find_checkpoints(out_dir)
     for path in paths[keep:]:
         remove_checkpoint(path)
@@ -181,10 +190,11 @@ def rotate_checkpoints(
             path.rename(target)
 
 
-def remove_checkpoint(
-    path: Path,  # a file, or a folder of a sharded run's parts; nothing happens where there is none
-):
-    "Of a folder run.pt goes first, so that half of it is no checkpoint."
+def remove_checkpoint(path: Path):
+    """Of a folder run.pt goes first, so that half of it is no checkpoint.
+    Args:
+        path: a file, or a folder of a sharded run's parts; nothing happens where there is none
+    """
     if path.is_dir():
         (path / "run.pt").unlink(missing_ok=True)
         shutil.rmtree(path)
@@ -192,12 +202,15 @@ def remove_checkpoint(
         path.unlink(missing_ok=True)
 
 # %% ../nbs/10_checkpoint.ipynb #26299b4c
-def copy_to_cpu(
-    value,  # a checkpoint, or a part of one
-    copies: dict | None = None,  # gets every copy, under the place in memory of what it is a copy of
-    buffers: dict | None = None,  # earlier `copies` that are not needed any more: their memory is used again
-):  # the same, with tensors of its own in the CPU's memory
-    "A copy that training can't change any more. Tensors that share memory, as tied weights do, share it in the copy."
+def copy_to_cpu(value, copies: dict | None = None, buffers: dict | None = None):
+    """A copy that training can't change any more. Tensors that share memory, as tied weights do, share it in the copy.
+    Args:
+        value: a checkpoint, or a part of one
+        copies: gets every copy, under the place in memory of what it is a copy of
+        buffers: earlier `copies` that are not needed any more: their memory is used again
+    Returns:
+        the same, with tensors of its own in the CPU's memory
+    """
     copies, buffers = {} if copies is None else copies, buffers or {}
     if isinstance(value, torch.Tensor):
         key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
@@ -212,23 +225,22 @@ def copy_to_cpu(
 class CheckpointWriter(AbstractContextManager):
     "Writes a run's checkpoints in a thread while training goes on. `save`, `wait` and the end of a `with` block raise what went wrong."
 
-    def __init__(
-        self,
-        out_dir: str | Path,
-        keep: int = 2,  # the latest, ckpt.pt, and the ones before it: ckpt-1.pt, …
-    ):
+    def __init__(self, out_dir: str | Path, keep: int = 2):
+        """
+        Args:
+            keep: the latest, ckpt.pt, and the ones before it: ckpt-1.pt, …
+        """
         self.out_dir, self.keep = Path(out_dir), keep
         self.pool, self.pending, self.copies = ThreadPoolExecutor(1), None, {}
         for leftover in self.out_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
         rotate_checkpoints(out_dir, keep + 1)  # where that was cut short; nothing goes before the next save is whole
 
-    def save(
-        self,
-        checkpoint: dict,
-        best: dict | None = None,  # for best.pt, which is written first
-    ):
-        "Copy the tensors and return; the copy is written meanwhile. Waits for the write before it, where that is not done."
+    def save(self, checkpoint: dict, best: dict | None = None):
+        """Copy the tensors and return; the copy is written meanwhile. Waits for the write before it, where that is not done.
+        Args:
+            best: for best.pt, which is written first
+        """
         self.wait()
         buffers, self.copies = self.copies, {}  # memory that was touched before: new pages take as long as the copy itself
         self.pending = self.pool.submit(self._write, *copy_to_cpu([checkpoint, best], self.copies, buffers))

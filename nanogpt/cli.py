@@ -30,7 +30,7 @@ from .corpus import get_corpus
 from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta
 from .decode import for_decoding
 from .files import atomic_write
-from nanogpt.hub import (
+from .hub import (
     checkpoint_path,
     from_pretrained,
     is_pretrained,
@@ -43,7 +43,7 @@ from .plot import new_axes, plot_emergence, plot_losses
 from .prepare import prepare as prepare_data, verify
 from .sample import Sampling, sample_text, score_samples, stream
 from .sharded import is_sharded
-from nanogpt.train import (
+from .train import (
     PRESETS,
     Run,
     TrainConfig,
@@ -103,12 +103,11 @@ def score_tales_run(
     return score_samples(run.model, run.tokenizer, num_samples=32, seed=run.iter_num, temperature=TEMPERATURE)
 
 
-def plot_run(
-    metrics: list[dict],
-    floor: float | None,
-    out_dir: Path,
-) -> Path:  # the figure
-    "Draw a run's losses, and what it wrote where that was scored, to losses.png."
+def plot_run(metrics: list[dict], floor: float | None, out_dir: Path) -> Path:
+    """Draw a run's losses, and what it wrote where that was scored, to losses.png.
+    Returns:
+        the figure
+    """
     scored = "well_formed" in metrics[-1]
     axes = new_axes(2, size=(11.0, 4.0)) if scored else [new_axes()]
     plot_losses(metrics, floor, ax=axes[0])
@@ -127,11 +126,12 @@ class _Flags(TrainConfig):
         pass
 
 
-def parse_run(
-    args: list[str],  # [PRESET] [--config FILE] [flags], a later one before an earlier one
-    command: str,  # "train" or "plan", for messages
-) -> TrainConfig:
-    "The run that a command line describes: the preset's fields, then the file's, then the flags'."
+def parse_run(args: list[str], command: str) -> TrainConfig:
+    """The run that a command line describes: the preset's fields, then the file's, then the flags'.
+    Args:
+        args: [PRESET] [--config FILE] [flags], a later one before an earlier one
+        command: "train" or "plan", for messages
+    """
     args, file = list(args), ""
     if args[:1] in (["-h"], ["--help"]):
         print(f"usage: nanogpt {command} [PRESET] [--config FILE] [flags]; presets: {', '.join(PRESETS)}; the defaults below are those of 'demo'\n")
@@ -159,10 +159,13 @@ NANOGPT = replace(  # what nanoGPT's train.py begins with
 )  # fmt: skip
 
 
-def read_run(
-    path: str,  # .toml, .json, .yaml, or nanoGPT's .py, which is read and never run
-) -> dict:  # fields of TrainConfig
-    "A configuration file. Raises ValueError that names what is wrong in it."
+def read_run(path: str) -> dict:
+    """A configuration file. Raises ValueError that names what is wrong in it.
+    Args:
+        path: .toml, .json, .yaml, or nanoGPT's .py, which is read and never run
+    Returns:
+        fields of TrainConfig
+    """
     values, left_out = from_nanogpt(read_config(path)) if path.endswith(".py") else (read_config(path), [])
     for line in left_out:
         print(f"{path}: {line}")
@@ -287,12 +290,14 @@ def data_(
     print(f"{folder}: all is as it was prepared")
 
 # %% ../nbs/tools/cli.ipynb #26299b4c
-def load_model(
-    source: str,  # as in `open_model`
-    device: str = "auto",
-    tokenizer: str = "",  # what `get_tokenizer` takes, for a model that does not bring its own
-) -> tuple[GPT, Tokenizer, dict]:  # on the device, in eval mode; the checkpoint, empty where there is none
-    "What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong."
+def load_model(source: str, device: str = "auto", tokenizer: str = "") -> tuple[GPT, Tokenizer, dict]:
+    """What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong.
+    Args:
+        source: as in `open_model`
+        tokenizer: what `get_tokenizer` takes, for a model that does not bring its own
+    Returns:
+        on the device, in eval mode; the checkpoint, empty where there is none
+    """
     device = pick_device(device)
     model, checkpoint = open_model(source)
     if not tokenizer and checkpoint and "tokenizer" not in checkpoint:
@@ -472,10 +477,13 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def main(
-    args: list[str] | None = None,  # `sys.argv[1:]` when None
-) -> int:  # the exit status
-    "The `nanogpt` command. Prints one line and returns 1 for an error that the user can mend."
+def main(args: list[str] | None = None) -> int:
+    """The `nanogpt` command. Prints one line and returns 1 for an error that the user can mend.
+    Args:
+        args: `sys.argv[1:]` when None
+    Returns:
+        the exit status
+    """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
         print("usage: nanogpt COMMAND [options]   (nanogpt COMMAND --help tells more)\n")

@@ -32,8 +32,11 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 LIMITS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
 
 
-def problem(value: Any, hint: Any) -> str:  # "" where the value fits
-    "What a value must do to fit a type: a class, a `Literal`, an `Annotated` range, or a union of them."
+def problem(value: Any, hint: Any) -> str:
+    """What a value must do to fit a type: a class, a `Literal`, an `Annotated` range, or a union of them.
+    Returns:
+        "" where the value fits
+    """
     kind, options = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         problems = [problem(value, option) for option in options]
@@ -215,12 +218,14 @@ _READERS = {
 }  # fmt: skip
 
 
-def read_config(
-    path: str | Path,  # .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`
-) -> dict[str, object]:  # a flat table
+def read_config(path: str | Path) -> dict[str, object]:
     """Read settings from a file without running anything in it.
 
     Raises FileNotFoundError, ImportError without PyYAML, or ValueError that names the file and where there is one the line.
+    Args:
+        path: .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`
+    Returns:
+        a flat table
     """
     path = Path(path)
     if path.suffix not in _READERS:
@@ -257,10 +262,13 @@ _LEFT_OUT = {
 }
 
 
-def from_nanogpt(
-    values: dict[str, object],  # from `read_config`, with nanoGPT's names or ours
-) -> tuple[dict[str, object], list[str]]:  # with our names; and a line on each setting that was left out
-    "Translate the settings that nanoGPT names otherwise; where the table has ours too, ours win."
+def from_nanogpt(values: dict[str, object]) -> tuple[dict[str, object], list[str]]:
+    """Translate the settings that nanoGPT names otherwise; where the table has ours too, ours win.
+    Args:
+        values: from `read_config`, with nanoGPT's names or ours
+    Returns:
+        with our names; and a line on each setting that was left out
+    """
     translated, ours = {}, {}
     for name, value in values.items():
         if name == "dataset":
@@ -278,12 +286,12 @@ def from_nanogpt(
     return translated | ours, [f"left out {name}: {why}" for name, why in _LEFT_OUT.items() if name in values]
 
 # %% ../nbs/tools/config.ipynb #9d77b69a
-def check_names(
-    values: dict[str, object],
-    known: Iterable[str],  # the names there are
-    where: str,  # what the message begins with: the file
-):
-    "Raise ValueError that lists every unknown name, each with the nearest known one."
+def check_names(values: dict[str, object], known: Iterable[str], where: str):
+    """Raise ValueError that lists every unknown name, each with the nearest known one.
+    Args:
+        known: the names there are
+        where: what the message begins with: the file
+    """
     known = set(known)
     unknown = []
     for name in values:

@@ -39,10 +39,13 @@ def _load_meta(path: Path) -> dict:
         raise ValueError(f"{path} is damaged ({error}); delete it, and prepare the data again") from None
 
 # %% ../nbs/03_data.ipynb #3381f14c
-def read_meta(
-    folder: str | Path,  # of prepared data, or of nanoGPT's raw .bin files
-) -> dict:  # what meta.json says; nothing for raw files
-    "Raises ValueError for a folder whose preparation was cut short, or was another version's."
+def read_meta(folder: str | Path) -> dict:
+    """Raises ValueError for a folder whose preparation was cut short, or was another version's.
+    Args:
+        folder: of prepared data, or of nanoGPT's raw .bin files
+    Returns:
+        what meta.json says; nothing for raw files
+    """
     path = Path(folder) / "meta.json"
     if not path.exists():
         return {}
@@ -85,12 +88,14 @@ class _Shards:
     def __len__(self) -> int:
         return self.begins[-1]
 
-    def read(
-        self,
-        starts: np.ndarray,  # (B,) where the windows begin
-        length: int,  # ids a window; beyond the last id of all there are zeros
-    ) -> np.ndarray:  # (B, length)
-        "Windows of ids. Raises ValueError for an id beyond the vocabulary: it has no row in a model's embedding."
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Windows of ids. Raises ValueError for an id beyond the vocabulary: it has no row in a model's embedding.
+        Args:
+            starts: (B,) where the windows begin
+            length: ids a window; beyond the last id of all there are zeros
+        Returns:
+            (B, length)
+        """
         rows = np.zeros((len(starts), length), self.shards[0].dtype)
         for row, start in zip(rows, np.asarray(starts).tolist()):
             i, done = bisect.bisect_right(self.begins, start) - 1, 0
@@ -107,12 +112,13 @@ class _Shards:
 class TokenDataset(_Shards):
     "The ids of a split, as one long row over all of its shards. They are memory-mapped: only what you draw is read."
 
-    def __init__(
-        self,
-        folder: str | Path,  # of prepared data, or of nanoGPT's raw uint16 train.bin and val.bin
-        split: str = "train",  # or "val"
-        vocab_size: int | None = None,  # ids from here on are refused when they are read; the manifest's number when None
-    ):
+    def __init__(self, folder: str | Path, split: str = "train", vocab_size: int | None = None):
+        """
+        Args:
+            folder: of prepared data, or of nanoGPT's raw uint16 train.bin and val.bin
+            split: or "val"
+            vocab_size: ids from here on are refused when they are read; the manifest's number when None
+        """
         folder, self.split, self.meta = Path(folder), split, read_meta(folder)
         self.info = self.meta.get("splits", {}).get(split, {})
         self.dtype, self.eot = np.dtype(self.meta.get("dtype", "uint16")), self.meta.get("eot")
@@ -131,11 +137,14 @@ class TokenDataset(_Shards):
         return starts[starts < len(self) - 1] if len(starts) > 1 else np.zeros(1, np.int64)
 
 
-def document_ids(
-    x: Tensor,  # (B, T) ids
-    eot: int,  # the end-of-text id, which stands before each document
-) -> Tensor:  # (B, T) equal where two tokens belong to one document
-    "Number the documents of each window, so that attention can be told to stay inside one."
+def document_ids(x: Tensor, eot: int) -> Tensor:
+    """Number the documents of each window, so that attention can be told to stay inside one.
+    Args:
+        x: (B, T) ids
+        eot: the end-of-text id, which stands before each document
+    Returns:
+        (B, T) equal where two tokens belong to one document
+    """
     return (x == eot).cumsum(dim=1)
 
 # %% ../nbs/03_data.ipynb #397097b9
@@ -155,12 +164,16 @@ def _check_length(data: TokenDataset, block_size: int):
 
 # %% ../nbs/03_data.ipynb #67d46785
 def all_batches(
-    data: TokenDataset,
-    batch_size: int,  # B, windows a batch; the last batch may have fewer
-    block_size: int,  # T, tokens a window
-    aligned: bool = False,  # True: start a window at every document and stop predicting at its end
-) -> Iterator[tuple[Tensor, Tensor]]:  # x and y, both int64 (B, T); y is -1 where there is nothing to predict
-    "Every token but the first, once each, as a target: the split as a whole, with no luck in it."
+    data: TokenDataset, batch_size: int, block_size: int, aligned: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every token but the first, once each, as a target: the split as a whole, with no luck in it.
+    Args:
+        batch_size: B, windows a batch; the last batch may have fewer
+        block_size: T, tokens a window
+        aligned: True: start a window at every document and stop predicting at its end
+    Returns:
+        x and y, both int64 (B, T); y is -1 where there is nothing to predict
+    """
     _check_length(data, block_size)
     starts, targets = _cover(data, block_size, aligned)
     for i in range(0, len(starts), batch_size):
@@ -187,14 +200,23 @@ class Sampler:
     def __init__(
         self,
         data: TokenDataset,
-        batch_size: int,  # B, windows a batch
-        block_size: int,  # T, tokens a window
+        batch_size: int,
+        block_size: int,
         seed: int = 0,
-        epochs: bool = False,  # True: without replacement
-        aligned: bool = False,  # True: windows begin where documents begin; in epochs they also stop predicting where these end
-        rank: int = 0,  # of this process
-        world_size: int = 1,  # processes that share the windows
+        epochs: bool = False,
+        aligned: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ):
+        """
+        Args:
+            batch_size: B, windows a batch
+            block_size: T, tokens a window
+            epochs: True: without replacement
+            aligned: True: windows begin where documents begin; in epochs they also stop predicting where these end
+            rank: of this process
+            world_size: processes that share the windows
+        """
         _check_length(data, block_size)
         self.data, self.batch_size, self.block_size, self.seed, self.epochs = data, batch_size, block_size, seed, epochs
         self.starts, self.targets, self.count = _windows(data, block_size, epochs, aligned)
@@ -205,7 +227,8 @@ class Sampler:
     def __iter__(self) -> "Sampler":
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:  # x and y, both int64 (B, T); y is -1 where there is nothing to predict
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """Returns: x and y, both int64 (B, T); y is -1 where there is nothing to predict"""
         first = self.drawn + self.rank * self.batch_size
         self.drawn += self.batch_size * self.world_size
         starts, targets = (_in_epochs if self.epochs else _at_random)(self, first)
@@ -286,7 +309,8 @@ class Prefetcher:
     def __iter__(self) -> "Prefetcher":
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:  # x and y, both int64 (B, T), on the device
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """Returns: x and y, both int64 (B, T), on the device"""
         x, y, self.state = self.upcoming.result()
         self.upcoming = self.pool.submit(self._draw)
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)

@@ -29,13 +29,22 @@ def recompute_blocks(model: GPT):
 
 
 def parallelize(
-    model: GPT,  # on its device, or on the CPU for "fsdp", which cuts it up in place
-    strategy: str = "ddp",  # "ddp": every rank has the whole model; "fsdp": each has its part of every weight
-    dtype: torch.dtype | None = None,  # of "fsdp": what weights are gathered and multiplied in
-    checkpoint_activations: bool = False,  # keep only each block's input, and compute the rest again in the backward pass
-    device: torch.device | None = None,  # where "fsdp" puts the parts of a model that is too large to be there whole; None: where the model is
-) -> nn.Module:  # to be called in training: its gradients are means over the ranks
-    "Make a model learn from all ranks. Make the optimizer afterwards. Outside of a process group the model stays as it is."
+    model: GPT,
+    strategy: str = "ddp",
+    dtype: torch.dtype | None = None,
+    checkpoint_activations: bool = False,
+    device: torch.device | None = None,
+) -> nn.Module:
+    """Make a model learn from all ranks. Make the optimizer afterwards. Outside of a process group the model stays as it is.
+    Args:
+        model: on its device, or on the CPU for "fsdp", which cuts it up in place
+        strategy: "ddp": every rank has the whole model; "fsdp": each has its part of every weight
+        dtype: of "fsdp": what weights are gathered and multiplied in
+        checkpoint_activations: keep only each block's input, and compute the rest again in the backward pass
+        device: where "fsdp" puts the parts of a model that is too large to be there whole; None: where the model is
+    Returns:
+        to be called in training: its gradients are means over the ranks
+    """
     if checkpoint_activations:
         recompute_blocks(model)
     if not dist.is_initialized():
@@ -53,11 +62,14 @@ def parallelize(
     return fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 # %% ../nbs/11_distributed.ipynb #9d77b69a
-def sync_gradients(
-    model: nn.Module,  # from `parallelize`
-    now: bool,  # False for all but the last micro-batch of a step
-):  # a context for forward and backward
-    "Inside the block gradients are averaged over the ranks, or only added up where they are."
+def sync_gradients(model: nn.Module, now: bool):
+    """Inside the block gradients are averaged over the ranks, or only added up where they are.
+    Args:
+        model: from `parallelize`
+        now: False for all but the last micro-batch of a step
+    Returns:
+        a context for forward and backward
+    """
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
     elif isinstance(model, DistributedDataParallel) and not now:

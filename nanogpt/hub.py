@@ -34,11 +34,12 @@ from .vocab import TiktokenTokenizer, Tokenizer
 _WANTED = ["config.json", "model*.safetensors", "model*.safetensors.index.json", "tokenizer*.json", "vocab.json", "merges.txt"]
 
 
-def find_folder(
-    source: str | Path,  # a folder, or a name on the hub
-    revision: str | None = None,  # of a name: a branch, a tag or a commit
-) -> Path:
-    "A folder that is here, or the one that the hub's library keeps for a name. Raises one-line errors."
+def find_folder(source: str | Path, revision: str | None = None) -> Path:
+    """A folder that is here, or the one that the hub's library keeps for a name. Raises one-line errors.
+    Args:
+        source: a folder, or a name on the hub
+        revision: of a name: a branch, a tag or a commit
+    """
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"{source} is a folder here, and revision={revision!r} is for names on the hub; leave one of them out")
@@ -145,15 +146,19 @@ def _read_weights(model: GPT, found: dict[str, Any], folder: Path) -> dict[str, 
 
 # %% ../nbs/13_hub.ipynb #3381f14c
 def from_pretrained(
-    source: str | Path,  # a folder in Hugging Face's layout, or a name on the hub, such as "gpt2" or "Qwen/Qwen3-0.6B"
-    revision: str | None = None,  # of a name on the hub: a branch, a tag or a commit; None: main
-    vocab_multiple: int = 1,  # pad the vocabulary to a multiple of this with rows of zeros; logits stay as they are
-    dropout: float = 0.0,  # for training on; files say nothing of it
-) -> GPT:  # in eval mode, float32
+    source: str | Path, revision: str | None = None, vocab_multiple: int = 1, dropout: float = 0.0
+) -> GPT:
     """A GPT-2, Llama or Qwen3 with the weights of a safetensors file, or of several.
 
     Half precision is widened. Memory holds the weights once. Nothing is unpickled. Raises OSError when the hub gives nothing,
     FileNotFoundError for a folder or a file that is not there, and ValueError that names what is damaged or does not fit.
+    Args:
+        source: a folder in Hugging Face's layout, or a name on the hub, such as "gpt2" or "Qwen/Qwen3-0.6B"
+        revision: of a name on the hub: a branch, a tag or a commit; None: main
+        vocab_multiple: pad the vocabulary to a multiple of this with rows of zeros; logits stay as they are
+        dropout: for training on; files say nothing of it
+    Returns:
+        in eval mode, float32
     """
     folder = find_folder(source, revision)
     settings = _read_json(folder / "config.json")
@@ -223,14 +228,15 @@ def _write_weights(folder: Path, shards: list[dict[str, tuple[Piece, Tensor | No
 
 # %% ../nbs/13_hub.ipynb #2670905f
 def save_pretrained(
-    model: GPT,
-    folder: str | Path,  # made where it is missing; a model that is there is replaced
-    tokenizer: Tokenizer | None = None,  # written too, so that `transformers.AutoTokenizer` gives the same ids
-    shard_bytes: int | None = None,  # the largest file of weights; None: one file
+    model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None, shard_bytes: int | None = None
 ):
     """Write a model that `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads, in the type of its weights.
 
     Each file is whole or not there. Raises ValueError for a model or a tokenizer that transformers has nothing for, and OSError.
+    Args:
+        folder: made where it is missing; a model that is there is replaced
+        tokenizer: written too, so that `transformers.AutoTokenizer` gives the same ids
+        shard_bytes: the largest file of weights; None: one file
     """
     folder, dtype = Path(folder), model.lm_head.weight.dtype
     if shard_bytes is not None and shard_bytes < 1:
@@ -320,12 +326,12 @@ def _bpe_from_huggingface(ids: dict[str, int], merges: list[str | list[str]]) ->
         return BPETokenizer.from_gpt2_files(vocab_json, merges_txt)
 
 # %% ../nbs/13_hub.ipynb #67d46785
-def tokenizer_from_huggingface(
-    folder: str | Path,  # with tokenizer.json, or with vocab.json and merges.txt
-) -> Tokenizer:
+def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
     """The tokenizer of a model whose text is cut as GPT-2 cuts it, or one that `save_pretrained` wrote: characters and bytes too.
 
     Raises FileNotFoundError, or ValueError for one that is of another kind.
+    Args:
+        folder: with tokenizer.json, or with vocab.json and merges.txt
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").exists():
@@ -342,22 +348,26 @@ def tokenizer_from_huggingface(
     raise ValueError(f"{folder / 'tokenizer.json'} does not cut text as GPT-2 does, so it cannot be read; {fix}")
 
 # %% ../nbs/13_hub.ipynb #4b5f431b
-def open_model(
-    source: str,  # the folder of a run, a checkpoint file (nanoGPT's too), a folder in Hugging Face's layout, "hf:owner/name", or "gpt2"
-    dropout: float = 0.0,  # for training on
-) -> tuple[GPT, dict]:  # on the CPU, in eval mode; the checkpoint, empty where there is none
-    "Whatever a model is kept in. Raises ValueError or OSError that says what is wrong."
+def open_model(source: str, dropout: float = 0.0) -> tuple[GPT, dict]:
+    """Whatever a model is kept in. Raises ValueError or OSError that says what is wrong.
+    Args:
+        source: the folder of a run, a checkpoint file (nanoGPT's too), a folder in Hugging Face's layout, "hf:owner/name", or "gpt2"
+        dropout: for training on
+    Returns:
+        on the CPU, in eval mode; the checkpoint, empty where there is none
+    """
     if is_pretrained(source):
         return from_pretrained(source.removeprefix("hf:"), dropout=dropout), {}
     checkpoint = load_checkpoint(checkpoint_path(source))
     return model_from_checkpoint({**checkpoint, "model_args": {**checkpoint["model_args"], "dropout": dropout}}), checkpoint
 
 
-def tokenizer_of(
-    source: str,  # as in `open_model`
-    checkpoint: dict,  # from it
-) -> Tokenizer:
-    "The tokenizer that a model brings. Raises ValueError or FileNotFoundError where it brings none."
+def tokenizer_of(source: str, checkpoint: dict) -> Tokenizer:
+    """The tokenizer that a model brings. Raises ValueError or FileNotFoundError where it brings none.
+    Args:
+        source: as in `open_model`
+        checkpoint: from it
+    """
     return tokenizer_from_checkpoint(checkpoint) if checkpoint else tokenizer_from_huggingface(find_folder(source.removeprefix("hf:")))
 
 

@@ -42,11 +42,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden.mul_(scale), grad_weight.mul_(scale), None, None, None  # in place, for memory: torch refuses a second backward pass
 
 
-def chunked_cross_entropy(
-    hidden: Tensor,  # (N, C), after the last norm
-    weight: Tensor,  # (V, C), the output layer
-    targets: Tensor,  # int64 (N,); -1 where there is nothing to predict
-    chunk_size: int = 256,  # tokens whose logits exist at one time
-) -> Tensor:  # the mean loss in nats a target, as `F.cross_entropy` of all logits gives it
-    "The loss without N · V logits in memory: each chunk's gradients are taken while its logits are there, as in Hsu et al. (2024)."
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_size: int = 256) -> Tensor:
+    """The loss without N · V logits in memory: each chunk's gradients are taken while its logits are there, as in Hsu et al. (2024).
+    Args:
+        hidden: (N, C), after the last norm
+        weight: (V, C), the output layer
+        targets: int64 (N,); -1 where there is nothing to predict
+        chunk_size: tokens whose logits exist at one time
+    Returns:
+        the mean loss in nats a target, as `F.cross_entropy` of all logits gives it
+    """
     return _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk_size, torch.is_grad_enabled()) / (targets != -1).sum()

@@ -21,11 +21,14 @@ from .loss import chunked_cross_entropy
 from .rotary import rotary_angles
 
 # %% ../nbs/05_model.ipynb #9d77b69a
-def bend(
-    x: Tensor,  # (..., inner), or (..., 2 · inner) for swiglu
-    kind: str,  # "gelu", "gelu_exact", "relu2" or "swiglu"
-) -> Tensor:  # (..., inner)
-    "What stands between an MLP's two matrices: GELU in its tanh form (Hendrycks & Gimpel 2016), which GPT-2 was trained with, or what came after it."
+def bend(x: Tensor, kind: str) -> Tensor:
+    """What stands between an MLP's two matrices: GELU in its tanh form (Hendrycks & Gimpel 2016), which GPT-2 was trained with, or what came after it.
+    Args:
+        x: (..., inner), or (..., 2 · inner) for swiglu
+        kind: "gelu", "gelu_exact", "relu2" or "swiglu"
+    Returns:
+        (..., inner)
+    """
     if kind.startswith("gelu"):
         return F.gelu(x, approximate="none" if kind == "gelu_exact" else "tanh")
     if kind == "relu2":
@@ -44,10 +47,13 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(config.inner, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        x: Tensor,  # (B, T, C)
-    ) -> Tensor:  # (B, T, C)
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (B, T, C)
+        Returns:
+            (B, T, C)
+        """
         return self.dropout(self.c_proj(bend(self.c_fc(x), self.kind)))
 
 # %% ../nbs/05_model.ipynb #bdd54edd
@@ -72,12 +78,20 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # (B, T, C)
-        cache: KVCache | None = None,  # this layer's past, while sampling
-        mask: Tensor | None = None,  # where a query may look; None: causal
-        rotary: tuple[Tensor, Tensor] | None = None,  # the angles of the positions; None: no rotation
-    ) -> Tensor:  # (B, T, C)
-        "Norms stand before the sub-layers, so that the stream itself is never squashed."
+        x: Tensor,
+        cache: KVCache | None = None,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Norms stand before the sub-layers, so that the stream itself is never squashed.
+        Args:
+            x: (B, T, C)
+            cache: this layer's past, while sampling
+            mask: where a query may look; None: causal
+            rotary: the angles of the positions; None: no rotation
+        Returns:
+            (B, T, C)
+        """
         x = x + self.attn(self.ln_1(x), cache, mask, rotary)
         return x + self.mlp(self.ln_2(x))
 
@@ -85,12 +99,12 @@ class Block(nn.Module):
 class Past:
     "What a model has read so far, so that it need not read it again: the ids, and every layer's keys and values."
 
-    def __init__(
-        self,
-        config: GPTConfig,
-        capacity: int | None = None,  # positions to make room for; block_size when None
-        padding: Tensor | None = None,  # int64 (B,): how many ids at the start of each row are no text, for prompts of different lengths
-    ):
+    def __init__(self, config: GPTConfig, capacity: int | None = None, padding: Tensor | None = None):
+        """
+        Args:
+            capacity: positions to make room for; block_size when None
+            padding: int64 (B,): how many ids at the start of each row are no text, for prompts of different lengths
+        """
         self.layers = [KVCache(capacity or config.block_size) for _ in range(config.n_layer)]
         self.ids, self.padding = None, padding
 
@@ -98,23 +112,27 @@ class Past:
     def length(self) -> int:
         return self.layers[0].length
 
-    def repeat(
-        self,
-        n: int,  # copies of each row, side by side
-    ):
-        "Let n continuations share a prompt that was read once."
+    def repeat(self, n: int):
+        """Let n continuations share a prompt that was read once.
+        Args:
+            n: copies of each row, side by side
+        """
         for layer in self.layers:
             layer.repeat(n)
         self.ids, self.padding = (None if t is None else t.repeat_interleave(n, dim=0) for t in (self.ids, self.padding))
 
 # %% ../nbs/05_model.ipynb #467c212b
 def attention_mask(
-    config: GPTConfig,
-    ids: Tensor,  # all that may be seen, int64 (B, S)
-    queries: int,  # T, the last positions of it
-    padding: Tensor | None = None,  # int64 (B,), ids at the start of each row that are no text
-) -> Tensor | None:  # bool (B or 1, 1, T, S), True where a query may look; None where causality alone decides
-    "Causality, the window, the documents and the padding in one mask."
+    config: GPTConfig, ids: Tensor, queries: int, padding: Tensor | None = None
+) -> Tensor | None:
+    """Causality, the window, the documents and the padding in one mask.
+    Args:
+        ids: all that may be seen, int64 (B, S)
+        queries: T, the last positions of it
+        padding: int64 (B,), ids at the start of each row that are no text
+    Returns:
+        bool (B or 1, 1, T, S), True where a query may look; None where causality alone decides
+    """
     S = ids.shape[1]
     windowed = config.window is not None and config.window < S
     if not windowed and config.document_token is None and padding is None:
@@ -142,12 +160,14 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = make_norm(config)
 
-    def forward(
-        self,
-        idx: Tensor,  # token ids, int64 (B, T)
-        past: Past | None = None,  # what earlier calls read; idx then continues it
-    ) -> Tensor:  # (B, T, C), after the last norm
-        "Ids to vectors. Raises ValueError for a sequence longer than block_size."
+    def forward(self, idx: Tensor, past: Past | None = None) -> Tensor:
+        """Ids to vectors. Raises ValueError for a sequence longer than block_size.
+        Args:
+            idx: token ids, int64 (B, T)
+            past: what earlier calls read; idx then continues it
+        Returns:
+            (B, T, C), after the last norm
+        """
         config, start, padding = self.config, past.length if past else 0, past.padding if past else None
         end = start + idx.shape[1]
         if end > config.block_size:
@@ -176,11 +196,11 @@ class Pretrained(nn.Module):
         "Parameters, the shared embedding counted once."
         return sum(p.numel() for p in self.parameters())
 
-    def crop_block_size(
-        self,
-        block_size: int,  # no longer than it is
-    ):
-        "Shorten the context, and with it the table of positions where there is one. Raises ValueError for a longer one."
+    def crop_block_size(self, block_size: int):
+        """Shorten the context, and with it the table of positions where there is one. Raises ValueError for a longer one.
+        Args:
+            block_size: no longer than it is
+        """
         if not 1 <= block_size <= self.config.block_size:
             raise ValueError(f"block_size can be cropped to between 1 and {self.config.block_size}, got {block_size}")
         self.config = self.transformer.config = replace(self.config, block_size=block_size)
@@ -188,22 +208,22 @@ class Pretrained(nn.Module):
             self.transformer.wpe = nn.Embedding.from_pretrained(self.transformer.wpe.weight.detach()[:block_size].clone(), freeze=False)
 
     @staticmethod
-    def from_pretrained(
-        source: str | Path,  # a name on the Hugging Face hub, such as "gpt2", or a folder
-        **changes,  # see `nanogpt.hub.from_pretrained`
-    ) -> "GPT":
-        "Weights in Hugging Face's layout: GPT-2, Llama or Qwen3."
-        from nanogpt.hub import from_pretrained
+    def from_pretrained(source: str | Path, **changes) -> "GPT":
+        """Weights in Hugging Face's layout: GPT-2, Llama or Qwen3.
+        Args:
+            source: a name on the Hugging Face hub, such as "gpt2", or a folder
+            **changes: see `nanogpt.hub.from_pretrained`
+        """
+        from .hub import from_pretrained
 
         return from_pretrained(source, **changes)
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        **options,  # see `nanogpt.hub.save_pretrained`
-    ):
-        "Write the weights in Hugging Face's layout, so that transformers can load them."
-        from nanogpt.hub import save_pretrained
+    def save_pretrained(self, folder: str | Path, **options):
+        """Write the weights in Hugging Face's layout, so that transformers can load them.
+        Args:
+            **options: see `nanogpt.hub.save_pretrained`
+        """
+        from .hub import save_pretrained
 
         save_pretrained(self, folder, **options)
 
@@ -230,12 +250,16 @@ class GPT(Pretrained):
         return self.lm_head(hidden)[..., : self.config.vocab_size]
 
     def forward(
-        self,
-        idx: Tensor,  # token ids, int64 (B, T)
-        targets: Tensor | None = None,  # the tokens that follow, int64 (B, T); -1 where there is nothing to predict
-        loss_chunk: int | None = None,  # with targets: never hold the logits of more tokens than this, and return none; 0 or None: hold all
-    ) -> tuple[Tensor | None, Tensor | None]:  # logits (B, T, V), and the mean loss in nats a target (None without targets)
-        "Scores for the next token at every position."
+        self, idx: Tensor, targets: Tensor | None = None, loss_chunk: int | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Scores for the next token at every position.
+        Args:
+            idx: token ids, int64 (B, T)
+            targets: the tokens that follow, int64 (B, T); -1 where there is nothing to predict
+            loss_chunk: with targets: never hold the logits of more tokens than this, and return none; 0 or None: hold all
+        Returns:
+            logits (B, T, V), and the mean loss in nats a target (None without targets)
+        """
         hidden = self.hidden_states(idx)
         if targets is not None and loss_chunk:
             weight = self.lm_head.weight
@@ -247,13 +271,12 @@ class GPT(Pretrained):
 
 # %% ../nbs/05_model.ipynb #7f75a99b
 @torch.no_grad()
-def initialise(
-    model: GPT,
-    generator: torch.Generator | None = None,  # torch's global one when None
-):
+def initialise(model: GPT, generator: torch.Generator | None = None):
     """GPT-2's initialisation: normal weights (of deviation 0.02 there), zero biases, and layers that write to the residual stream scaled down.
 
     2 · n_layer sub-layers add to the stream, so their variance is divided by that number (Radford et al. 2019, section 2.3).
+    Args:
+        generator: torch's global one when None
     """
     config = model.config
     for name, p in model.named_parameters():

@@ -21,11 +21,11 @@ def _numbers(row: dict, *without: str) -> dict[str, float]:
 class TensorBoardLog:
     "Rows as scalars in `out_dir/tensorboard`; look with `tensorboard --logdir out_dir`. Raises ImportError without TensorBoard."
 
-    def __init__(
-        self,
-        out_dir: str | Path,
-        start: int = 0,  # the iteration that a run resumes from: rows of later ones that were logged before are hidden; 0 hides all
-    ):
+    def __init__(self, out_dir: str | Path, start: int = 0):
+        """
+        Args:
+            start: the iteration that a run resumes from: rows of later ones that were logged before are hidden; 0 hides all
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -44,14 +44,13 @@ class TensorBoardLog:
 class WandbLog:
     "Rows in a run of Weights & Biases. Raises ImportError without wandb, and ValueError when wandb does not start the run."
 
-    def __init__(
-        self,
-        out_dir: str | Path,  # keeps the run's id, so that a resumed run goes on in the same run of W&B
-        project: str,
-        name: str,  # "" lets W&B find one
-        config: dict,
-        start: int = 0,  # the iteration that a run resumes from; 0 makes a new run of W&B
-    ):
+    def __init__(self, out_dir: str | Path, project: str, name: str, config: dict, start: int = 0):
+        """
+        Args:
+            out_dir: keeps the run's id, so that a resumed run goes on in the same run of W&B
+            name: "" lets W&B find one
+            start: the iteration that a run resumes from; 0 makes a new run of W&B
+        """
         try:
             import wandb
         except ImportError:
@@ -77,11 +76,12 @@ class WandbLog:
 class LivePlot:
     "A run's curves in a notebook, drawn anew in the same place at every row. Elsewhere nothing is shown, and `figure` can be saved."
 
-    def __init__(
-        self,
-        floor: float | None = None,  # as in `plot_losses`
-        reference: list[tuple[int, float]] | None = None,  # another run's validation loss: (iteration, value in the plot's unit)
-    ):
+    def __init__(self, floor: float | None = None, reference: list[tuple[int, float]] | None = None):
+        """
+        Args:
+            floor: as in `plot_losses`
+            reference: another run's validation loss: (iteration, value in the plot's unit)
+        """
         self.floor, self.reference, self.rows, self._shown = floor, reference, [], None
         set_style()
         self.figure = plt.figure(figsize=(9.0, 5.6))

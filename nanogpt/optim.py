@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 # %% ../nbs/07_optim.ipynb #d65d3946
-def param_groups(
-    model: nn.Module,
-    weight_decay: float,  # for matrices and embeddings
-) -> list[dict]:  # two groups for a torch optimizer
-    "Decay what multiplies, not what shifts or scales: tensors of two or more dimensions are decayed, biases and norms are not."
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Decay what multiplies, not what shifts or scales: tensors of two or more dimensions are decayed, biases and norms are not.
+    Args:
+        weight_decay: for matrices and embeddings
+    Returns:
+        two groups for a torch optimizer
+    """
     params = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
@@ -28,45 +30,58 @@ def param_groups(
 def adamw(
     model: nn.Module,
     learning_rate: float,
-    betas: tuple[float, float] = (0.9, 0.95),  # decay of the mean of gradients, and of the mean of their squares
+    betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.1,
 ) -> torch.optim.AdamW:
-    "AdamW (Loshchilov & Hutter 2019) over `param_groups`, in torch's fused form, which updates all parameters in one pass."
+    """AdamW (Loshchilov & Hutter 2019) over `param_groups`, in torch's fused form, which updates all parameters in one pass.
+    Args:
+        betas: decay of the mean of gradients, and of the mean of their squares
+    """
     return torch.optim.AdamW(param_groups(model, weight_decay), lr=learning_rate, betas=betas, fused=True)
 
 # %% ../nbs/07_optim.ipynb #dcbb262c
-def cosine_lr(
-    it: int,  # iteration, from 0
-    learning_rate: float,  # the peak
-    warmup_iters: int,  # iterations of linear rise
-    lr_decay_iters: int,  # the iteration at which the fall ends
-    min_lr: float,  # where it ends, and stays
-) -> float:
-    "Linear warm-up, then half a cosine down to `min_lr` (Loshchilov & Hutter 2017)."
+def cosine_lr(it: int, learning_rate: float, warmup_iters: int, lr_decay_iters: int, min_lr: float) -> float:
+    """Linear warm-up, then half a cosine down to `min_lr` (Loshchilov & Hutter 2017).
+    Args:
+        it: iteration, from 0
+        learning_rate: the peak
+        warmup_iters: iterations of linear rise
+        lr_decay_iters: the iteration at which the fall ends
+        min_lr: where it ends, and stays
+    """
     if it < warmup_iters:
         return learning_rate * (it + 1) / (warmup_iters + 1)
     progress = min(1.0, (it - warmup_iters) / max(1, lr_decay_iters - warmup_iters))
     return min_lr + (learning_rate - min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 # %% ../nbs/07_optim.ipynb #626d6214
-def constant_lr(
-    it: int,  # iteration, from 0
-    learning_rate: float,  # reached after the warm-up, and kept
-    warmup_iters: int,  # iterations of linear rise
-) -> float:
-    "Linear warm-up, then no change."
+def constant_lr(it: int, learning_rate: float, warmup_iters: int) -> float:
+    """Linear warm-up, then no change.
+    Args:
+        it: iteration, from 0
+        learning_rate: reached after the warm-up, and kept
+        warmup_iters: iterations of linear rise
+    """
     return learning_rate * min(1.0, (it + 1) / (warmup_iters + 1))
 
 
 def wsd_lr(
-    it: int,  # iteration, from 0
-    learning_rate: float,  # the peak
-    warmup_iters: int,  # iterations of linear rise
-    lr_decay_iters: int,  # the iteration at which the fall ends
-    min_lr: float,  # where it ends, and stays
-    decay_fraction: float = 0.2,  # the last part of lr_decay_iters, in which the rate falls
+    it: int,
+    learning_rate: float,
+    warmup_iters: int,
+    lr_decay_iters: int,
+    min_lr: float,
+    decay_fraction: float = 0.2,
 ) -> float:
-    "Warm-up, stable, decay (Hu et al. 2024): linear up, flat, linear down to `min_lr`."
+    """Warm-up, stable, decay (Hu et al. 2024): linear up, flat, linear down to `min_lr`.
+    Args:
+        it: iteration, from 0
+        learning_rate: the peak
+        warmup_iters: iterations of linear rise
+        lr_decay_iters: the iteration at which the fall ends
+        min_lr: where it ends, and stays
+        decay_fraction: the last part of lr_decay_iters, in which the rate falls
+    """
     fall = decay_fraction * lr_decay_iters
     progress = min(1.0, max(0.0, (it - lr_decay_iters + fall) / max(1.0, fall)))
     return min(constant_lr(it, learning_rate, warmup_iters), learning_rate * (1 - progress) + min_lr * progress)

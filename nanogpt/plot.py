@@ -25,27 +25,35 @@ def set_style():
     })  # fmt: skip
 
 
-def new_axes(
-    columns: int = 1,
-    rows: int = 1,
-    size: tuple[float, float] = (8.0, 4.0),  # of the whole figure, in inches
-):  # one Axes, or a flat array of them
-    "Axes in the course's style."
+def new_axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (8.0, 4.0)):
+    """Axes in the course's style.
+    Args:
+        size: of the whole figure, in inches
+    Returns:
+        one Axes, or a flat array of them
+    """
     set_style()
     _, axes = plt.subplots(rows, columns, figsize=size)
     return axes if rows * columns == 1 else np.ravel(axes)
 
 # %% ../nbs/tools/plot.ipynb #fafe44a0
 def heatmap(
-    values,  # a matrix (rows, columns): array, tensor or nested lists
-    rows: Sequence[str] | None = None,  # a label a row
-    columns: Sequence[str] | None = None,  # a label a column
+    values,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     title: str = "",
-    numbers: bool = False,  # write each value into its cell
+    numbers: bool = False,
     ax: Axes | None = None,
-    **options,  # for `Axes.imshow`
+    **options,
 ) -> Axes:
-    "A matrix as colours."
+    """A matrix as colours.
+    Args:
+        values: a matrix (rows, columns): array, tensor or nested lists
+        rows: a label a row
+        columns: a label a column
+        numbers: write each value into its cell
+        **options: for `Axes.imshow`
+    """
     ax = ax or new_axes(size=(5.0, 4.2))
     values = np.asarray(values)
     image = ax.imshow(values, **{"cmap": "Blues", "aspect": "auto", **options})
@@ -64,12 +72,12 @@ def heatmap(
     return ax
 
 # %% ../nbs/tools/plot.ipynb #dcbb262c
-def plot_losses(
-    metrics: list[dict],  # rows of metrics.jsonl
-    floor: float | None = None,  # the corpus's entropy in nats a character, drawn as a line
-    ax: Axes | None = None,
-) -> Axes:
-    "Training and validation loss over iterations, in nats a character where the rows know it, with the floor under them where it is known."
+def plot_losses(metrics: list[dict], floor: float | None = None, ax: Axes | None = None) -> Axes:
+    """Training and validation loss over iterations, in nats a character where the rows know it, with the floor under them where it is known.
+    Args:
+        metrics: rows of metrics.jsonl
+        floor: the corpus's entropy in nats a character, drawn as a line
+    """
     per_character = metrics[-1].get("nats_per_character")
     scale = per_character / metrics[-1]["val_loss"] if per_character else 1.0
     ax = ax or new_axes()
@@ -84,11 +92,11 @@ def plot_losses(
     return ax
 
 
-def plot_emergence(
-    metrics: list[dict],  # rows with "well_formed" and "consistent"
-    ax: Axes | None = None,
-) -> Axes:
-    "The shares of samples that are well-formed and consistent, over iterations."
+def plot_emergence(metrics: list[dict], ax: Axes | None = None) -> Axes:
+    """The shares of samples that are well-formed and consistent, over iterations.
+    Args:
+        metrics: rows with "well_formed" and "consistent"
+    """
     ax = ax or new_axes()
     for name in ("well_formed", "consistent"):
         ax.plot([row["iter"] for row in metrics], [100 * row[name] for row in metrics], marker="o", markersize=3, label=name.replace("_", "-"))

@@ -20,17 +20,21 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 # %% ../nbs/tools/ranks.ipynb #07d8e764
-def world() -> tuple[int, int]:  # this process's rank, and how many ranks there are
-    "(0, 1) outside of a process group."
+def world() -> tuple[int, int]:
+    """(0, 1) outside of a process group.
+    Returns:
+        this process's rank, and how many ranks there are
+    """
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 @contextmanager
-def process_group(
-    device: torch.device,  # of this rank
-    timeout: float = 600.0,  # seconds that a rank waits for the others before it gives up
-) -> Iterator[None]:
-    "Join the processes that `torchrun` started, for as long as the block runs. Does nothing in a process that was started alone."
+def process_group(device: torch.device, timeout: float = 600.0) -> Iterator[None]:
+    """Join the processes that `torchrun` started, for as long as the block runs. Does nothing in a process that was started alone.
+    Args:
+        device: of this rank
+        timeout: seconds that a rank waits for the others before it gives up
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield
         return
@@ -64,19 +68,25 @@ def _agree(store: dist.Store, rank: int, ranks: int, timeout: float) -> str:
                 raise
 
 # %% ../nbs/tools/ranks.ipynb #2c165a89
-def sum_over_ranks(
-    values: Tensor,  # of the same shape on every rank; it is changed
-) -> Tensor:  # the same on every rank
-    "All-reduce: every rank gets the sum."
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """All-reduce: every rank gets the sum.
+    Args:
+        values: of the same shape on every rank; it is changed
+    Returns:
+        the same on every rank
+    """
     if world()[1] > 1:
         dist.all_reduce(values)
     return values
 
 
-def gather(
-    value,  # anything that pickles, of this rank
-) -> list:  # of all ranks, in their order
-    "All-gather of objects: every rank gets everyone's."
+def gather(value) -> list:
+    """All-gather of objects: every rank gets everyone's.
+    Args:
+        value: anything that pickles, of this rank
+    Returns:
+        of all ranks, in their order
+    """
     values = [None] * world()[1]
     if len(values) == 1:
         return [value]

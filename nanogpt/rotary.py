@@ -13,25 +13,37 @@ from torch import Tensor
 
 # %% ../nbs/06_modern.ipynb #ba6eb94c
 def slow_down(
-    speeds: Tensor,  # radians a position
-    factor: float,  # how many times longer the contexts become
-    low_freq_factor: float,  # pairs that turn less often than this in the original context turn `factor` times more slowly
-    high_freq_factor: float,  # pairs that turn more often than this stay as they are; between the two the change is gradual
-    original_max_position_embeddings: int,  # the original context, in tokens
+    speeds: Tensor,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_position_embeddings: int,
 ) -> Tensor:
-    "Speeds of rotation for contexts longer than those of training, as in Llama 3.1 (Grattafiori et al. 2024), with its configuration's names."
+    """Speeds of rotation for contexts longer than those of training, as in Llama 3.1 (Grattafiori et al. 2024), with its configuration's names.
+    Args:
+        speeds: radians a position
+        factor: how many times longer the contexts become
+        low_freq_factor: pairs that turn less often than this in the original context turn `factor` times more slowly
+        high_freq_factor: pairs that turn more often than this stay as they are; between the two the change is gradual
+        original_max_position_embeddings: the original context, in tokens
+    """
     turns = original_max_position_embeddings * speeds / (2 * math.pi)
     kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0, 1)
     return speeds * (kept + (1 - kept) / factor)
 
 
 def rotary_angles(
-    positions: Tensor,  # (..., T)
-    head_dim: int,  # D, even
-    theta: float = 10_000.0,  # the slowest pair turns about once in 2π · theta positions
-    scaling: dict | None = None,  # arguments of `slow_down`
-) -> tuple[Tensor, Tensor]:  # cosines and sines, each (..., T, D / 2), float32
-    "The angle of every pair of dimensions at every position (Su et al. 2021, section 3.2.2): pair i turns by theta^(-2i / D) a position."
+    positions: Tensor, head_dim: int, theta: float = 10_000.0, scaling: dict | None = None
+) -> tuple[Tensor, Tensor]:
+    """The angle of every pair of dimensions at every position (Su et al. 2021, section 3.2.2): pair i turns by theta^(-2i / D) a position.
+    Args:
+        positions: (..., T)
+        head_dim: D, even
+        theta: the slowest pair turns about once in 2π · theta positions
+        scaling: arguments of `slow_down`
+    Returns:
+        cosines and sines, each (..., T, D / 2), float32
+    """
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of dimensions: head_dim must be even, got {head_dim}")
     speeds = theta ** (-torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
@@ -41,11 +53,13 @@ def rotary_angles(
     return angles.cos(), angles.sin()
 
 
-def rotate(
-    x: Tensor,  # queries or keys (B, H, T, D)
-    cos: Tensor,  # broadcastable to (B, H, T, D / 2)
-    sin: Tensor,
-) -> Tensor:  # (B, H, T, D)
-    "Turn each pair of dimensions. Dimension i is paired with i + D / 2, as in Llama's Hugging Face layout."
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of dimensions. Dimension i is paired with i + D / 2, as in Llama's Hugging Face layout.
+    Args:
+        x: queries or keys (B, H, T, D)
+        cos: broadcastable to (B, H, T, D / 2)
+    Returns:
+        (B, H, T, D)
+    """
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)

@@ -24,15 +24,23 @@ from .vocab import Tokenizer
 
 # %% ../nbs/09_sample.ipynb #d65d3946
 def filter_logits(
-    logits: Tensor,  # (..., V)
-    temperature: float = 1.0,  # above 0; below 1 sharpens, above 1 flattens
-    top_k: int | None = None,  # keep the k best; None keeps all
-    top_p: float | None = None,  # then the fewest best tokens that together have this probability
-    min_p: float | None = None,  # then those with at least this share of the best token's probability
-) -> Tensor:  # (..., V), -inf where a token is ruled out
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> Tensor:
     """The logits of the distribution that is drawn from, the best at 0.
 
     Temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024), in this order.
+    Args:
+        logits: (..., V)
+        temperature: above 0; below 1 sharpens, above 1 flattens
+        top_k: keep the k best; None keeps all
+        top_p: then the fewest best tokens that together have this probability
+        min_p: then those with at least this share of the best token's probability
+    Returns:
+        (..., V), -inf where a token is ruled out
     """
     logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-30)  # the best stands at 0, so that no small temperature overflows
     if top_k is not None and top_k < logits.shape[-1]:
@@ -46,12 +54,15 @@ def filter_logits(
     return logits
 
 # %% ../nbs/09_sample.ipynb #fafe44a0
-def penalise(
-    logits: Tensor,  # (B, V)
-    seen: Tensor,  # bool (B, V), True for tokens that have been read or written
-    penalty: float,  # above 1 makes them less likely
-) -> Tensor:  # (B, V)
-    "Repetition penalty (Keskar et al. 2019, section 4.1): positive logits of seen tokens are divided by it, negative ones multiplied."
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Repetition penalty (Keskar et al. 2019, section 4.1): positive logits of seen tokens are divided by it, negative ones multiplied.
+    Args:
+        logits: (B, V)
+        seen: bool (B, V), True for tokens that have been read or written
+        penalty: above 1 makes them less likely
+    Returns:
+        (B, V)
+    """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 # %% ../nbs/09_sample.ipynb #dcbb262c
@@ -78,12 +89,16 @@ class Sampling:
             raise ValueError(f"min_p must lie in [0, 1], or be None for all tokens; got {self.min_p}")
 
     def draw(
-        self,
-        logits: Tensor,  # (B, V)
-        seen: Tensor | None = None,  # bool (B, V), for the repetition penalty
-        generator: torch.Generator | None = None,  # on the CPU, whatever the model's device; torch's global one when None
-    ) -> Tensor:  # int64 (B, 1)
-        "One token a row. The draw is made on the CPU in float32, so that a seed means the same on every device."
+        self, logits: Tensor, seen: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One token a row. The draw is made on the CPU in float32, so that a seed means the same on every device.
+        Args:
+            logits: (B, V)
+            seen: bool (B, V), for the repetition penalty
+            generator: on the CPU, whatever the model's device; torch's global one when None
+        Returns:
+            int64 (B, 1)
+        """
         if seen is not None:
             logits = penalise(logits, seen, self.repetition_penalty)
         if self.temperature == 0:
@@ -120,18 +135,25 @@ class Step(NamedTuple):
 # %% ../nbs/09_sample.ipynb #bdd54edd
 def stream_tokens(
     model: GPT,
-    prompts: Sequence[Sequence[int]],  # ids; their lengths may differ
+    prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
-    generator: torch.Generator | None = None,  # a seeded CPU generator makes the sample repeatable
-    num_samples: int = 1,  # continuations of each prompt, which is read once for all of them
-    vocab_size: int | None = None,  # draw ids below this only, where the tokenizer has fewer than the model
-) -> Iterator[Step]:  # rows: the samples of the first prompt, of the second, …
+    generator: torch.Generator | None = None,
+    num_samples: int = 1,
+    vocab_size: int | None = None,
+) -> Iterator[Step]:
     """Continue prompts, one token a step in every row; leave the loop when you have enough.
 
     Keys and values are cached. When a row's context is full, the newest half of it is read anew as if it were the prompt: so every token is
     predicted from block_size / 2 tokens at least, the cost of a token stays bounded, and a row gets what it would get alone.
     Raises ValueError for a prompt that the model cannot read.
+    Args:
+        prompts: ids; their lengths may differ
+        generator: a seeded CPU generator makes the sample repeatable
+        num_samples: continuations of each prompt, which is read once for all of them
+        vocab_size: draw ids below this only, where the tokenizer has fewer than the model
+    Returns:
+        rows: the samples of the first prompt, of the second, …
     """
     check_prompts(model, prompts)
     for name, value in (("max_new_tokens", max_new_tokens), ("num_samples", num_samples)):
@@ -171,23 +193,32 @@ def _steps(model, prompts, max_new_tokens, sampling, generator, num_samples, voc
 
 # %% ../nbs/09_sample.ipynb #467c212b
 def generate(
-    model: GPT,  # in whatever mode it is; dropout is off
-    idx: Tensor,  # prompts of one length, int64 (B, T) with T ≥ 1
+    model: GPT,
+    idx: Tensor,
     max_new_tokens: int,
-    temperature: float = 1.0,  # 0 is greedy
+    temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float = 1.0,
-    generator: torch.Generator | None = None,  # a seeded CPU generator makes the sample repeatable
-    stop_tokens: Collection[int] = (),  # a row that draws one is finished; the rest of that row repeats it
-    num_samples: int = 1,  # continuations of each prompt
+    generator: torch.Generator | None = None,
+    stop_tokens: Collection[int] = (),
+    num_samples: int = 1,
     return_logprobs: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:  # prompt and continuation, int64 (B · num_samples, T + at most max_new_tokens)
+) -> Tensor | tuple[Tensor, Tensor]:
     """Continue prompts with `stream_tokens`, until every row has stopped.
 
     With `return_logprobs` each new token's log-probability comes too, float32, 0 where a row has finished.
     Raises ValueError for a parameter out of range or a prompt that the model cannot read.
+    Args:
+        model: in whatever mode it is; dropout is off
+        idx: prompts of one length, int64 (B, T) with T ≥ 1
+        temperature: 0 is greedy
+        generator: a seeded CPU generator makes the sample repeatable
+        stop_tokens: a row that draws one is finished; the rest of that row repeats it
+        num_samples: continuations of each prompt
+    Returns:
+        prompt and continuation, int64 (B · num_samples, T + at most max_new_tokens)
     """
     if idx.dim() != 2 or idx.is_floating_point():
         raise ValueError(f"the prompt must be whole numbers in a tensor (B, T), got {idx.dtype} of shape {tuple(idx.shape)}")
@@ -216,14 +247,16 @@ class _RowText:
         self.tokenizer, self.stop = tokenizer, stop
         self.decoder, self.held, self.finished = codecs.getincrementaldecoder("utf-8")("replace"), "", False
 
-    def add(self, token: int) -> str:  # the text that is certain now
+    def add(self, token: int) -> str:
+        """Returns: the text that is certain now"""
         if self.finished:
             return ""
         if token == self.tokenizer.eot:
             return self.finish()
         return self._take(self.decoder.decode(self.tokenizer.decode_bytes([token])))
 
-    def finish(self) -> str:  # what was held back
+    def finish(self) -> str:
+        """Returns: what was held back"""
         if self.finished:
             return ""
         text = self._take(self.decoder.decode(b"", final=True))
@@ -263,14 +296,22 @@ def _check_stop(stop: Sequence[str]) -> list[str]:
 def sample_text(
     model: GPT,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[str] = "",  # one text or several, of any lengths; empty: start a new document
-    num_samples: int = 1,  # of each prompt
+    prompt: str | Sequence[str] = "",
+    num_samples: int = 1,
     max_new_tokens: int = 500,
     generator: torch.Generator | None = None,
-    stop: Sequence[str] = (),  # strings that end a text; they are cut off
-    **sampling,  # fields of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty
-) -> list[str]:  # prompt and continuation, up to the end of the document
-    "Texts in, texts out. Raises ValueError for a prompt that the model cannot read."
+    stop: Sequence[str] = (),
+    **sampling,
+) -> list[str]:
+    """Texts in, texts out. Raises ValueError for a prompt that the model cannot read.
+    Args:
+        prompt: one text or several, of any lengths; empty: start a new document
+        num_samples: of each prompt
+        stop: strings that end a text; they are cut off
+        **sampling: fields of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty
+    Returns:
+        prompt and continuation, up to the end of the document
+    """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     ids = [_encode_prompt(model, tokenizer, text) for text in prompts]
     texts = [text for text in prompts for _ in range(num_samples)]
@@ -287,13 +328,20 @@ def sample_text(
 def stream(
     model: GPT,
     tokenizer: Tokenizer,
-    prompt: str = "",  # empty: start a new document
+    prompt: str = "",
     max_new_tokens: int = 500,
     generator: torch.Generator | None = None,
-    stop: Sequence[str] = (),  # strings that end the text; they are not given
-    **sampling,  # fields of `Sampling`
-) -> Iterator[str]:  # pieces of the continuation, whole characters, as soon as they are certain
-    "The text that `sample_text` gives, while it is being written. Raises ValueError for a prompt that the model cannot read."
+    stop: Sequence[str] = (),
+    **sampling,
+) -> Iterator[str]:
+    """The text that `sample_text` gives, while it is being written. Raises ValueError for a prompt that the model cannot read.
+    Args:
+        prompt: empty: start a new document
+        stop: strings that end the text; they are not given
+        **sampling: fields of `Sampling`
+    Returns:
+        pieces of the continuation, whole characters, as soon as they are certain
+    """
     row = _RowText(tokenizer, _check_stop(stop))
     steps = stream_tokens(model, [_encode_prompt(model, tokenizer, prompt)], max_new_tokens, Sampling(**sampling), generator, 1, tokenizer.vocab_size)
 
@@ -308,26 +356,26 @@ def stream(
 
 # %% ../nbs/09_sample.ipynb #ac83b40a
 def score_samples(
-    model: GPT,  # trained on tales
-    tokenizer: Tokenizer,
-    num_samples: int = 64,
-    seed: int = 0,
-    **sampling,  # fields of `Sampling`
-) -> dict[str, float]:  # shares from 0 to 1
-    "Write tales and score them: the shares that are well-formed and consistent."
+    model: GPT, tokenizer: Tokenizer, num_samples: int = 64, seed: int = 0, **sampling
+) -> dict[str, float]:
+    """Write tales and score them: the shares that are well-formed and consistent.
+    Args:
+        model: trained on tales
+        **sampling: fields of `Sampling`
+    Returns:
+        shares from 0 to 1
+    """
     generator = torch.Generator().manual_seed(seed)
     return score_tales(sample_text(model, tokenizer, "", num_samples, model.config.block_size - 1, generator, **sampling))
 
 # %% ../nbs/09_sample.ipynb #2670905f
-def score_text(
-    model: GPT,
-    tokenizer: Tokenizer,
-    text: str,
-) -> dict[str, float]:  # tokens, nats_per_token, perplexity, bits_per_byte
+def score_text(model: GPT, tokenizer: Tokenizer, text: str) -> dict[str, float]:
     """How well a model predicts a text. Every token is predicted from half a context at least, where the text has one before it.
 
     Bits per byte compare across tokenizers; perplexity, e to the nats a token, only within one.
     Raises ValueError for a text with no token to predict.
+    Returns:
+        tokens, nats_per_token, perplexity, bits_per_byte
     """
     ids, block_size, device = _encode_prompt(model, tokenizer, text), model.config.block_size, model.transformer.wte.weight.device
     if len(ids) < 2:

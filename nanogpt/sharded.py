@@ -29,23 +29,29 @@ def is_sharded(model: GPT) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def whole_weights(
-    model: GPT,
-) -> dict[str, Tensor]:  # empty on the other ranks where the model is cut up
-    "The state dict that the model would have alone: for rank 0 to save."
+def whole_weights(model: GPT) -> dict[str, Tensor]:
+    """The state dict that the model would have alone: for rank 0 to save.
+    Returns:
+        empty on the other ranks where the model is cut up
+    """
     if not is_sharded(model):
         return model.state_dict()
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 # %% ../nbs/tools/sharded.ipynb #f3797f55
 def save_sharded(
-    folder: str | Path,  # new; on a disk that all ranks share
+    folder: str | Path,
     model: GPT,
     optimizer: torch.optim.Optimizer,
-    rest: dict,  # everything else of the checkpoint; rank 0's is written
-    more: dict[str, Tensor] | None = None,  # further tensors that are cut up like the model's
+    rest: dict,
+    more: dict[str, Tensor] | None = None,
 ):
-    "Each rank writes its parts. Rank 0 writes run.pt last, with everyone's checksums: without it the folder is no checkpoint."
+    """Each rank writes its parts. Rank 0 writes run.pt last, with everyone's checksums: without it the folder is no checkpoint.
+    Args:
+        folder: new; on a disk that all ranks share
+        rest: everything else of the checkpoint; rank 0's is written
+        more: further tensors that are cut up like the model's
+    """
     folder, (rank, _) = Path(folder), world()
     with rank_zero_first():
         if rank == 0:
@@ -70,10 +76,11 @@ def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{index}.{name}": tensor for index, tensors in state.items() for name, tensor in tensors.items()}
 
 # %% ../nbs/tools/sharded.ipynb #d10521c1
-def check_sharded(
-    folder: str | Path,
-) -> dict:  # what `save_sharded` got as `rest`
-    "Read run.pt and compare every part with its checksum. Raises ValueError that names a bad part, FileNotFoundError without run.pt."
+def check_sharded(folder: str | Path) -> dict:
+    """Read run.pt and compare every part with its checksum. Raises ValueError that names a bad part, FileNotFoundError without run.pt.
+    Returns:
+        what `save_sharded` got as `rest`
+    """
     folder = Path(folder)
     rest = load_checkpoint(folder / "run.pt")
     for name, digest in rest["parts"].items():
@@ -92,13 +99,18 @@ def make_moments(optimizer: torch.optim.AdamW):
 
 
 def load_sharded(
-    folder: str | Path,  # from `save_sharded`, by any number of ranks
-    checkpoint: dict,  # from `check_sharded`
-    model: GPT,  # cut up or whole: it gets its part
+    folder: str | Path,
+    checkpoint: dict,
+    model: GPT,
     optimizer: torch.optim.AdamW,
     more: dict[str, Tensor] | None = None,
 ):
-    "Load weights and moments into a model and an optimizer of any number of ranks."
+    """Load weights and moments into a model and an optimizer of any number of ranks.
+    Args:
+        folder: from `save_sharded`, by any number of ranks
+        checkpoint: from `check_sharded`
+        model: cut up or whole: it gets its part
+    """
     if not optimizer.state:
         make_moments(optimizer)
     with torch.no_grad(), warnings.catch_warnings():
@@ -108,10 +120,13 @@ def load_sharded(
         model.load_state_dict(tensors["model"])
 
 # %% ../nbs/tools/sharded.ipynb #ea8bdff1
-def latest_checkpoint(
-    out_dir: str | Path,  # the folder of a run, which all ranks see
-) -> tuple[Path, dict]:  # its newest checkpoint that is whole, and what is in it, on the CPU; of a sharded one all but the parts
-    "Where a run goes on. A damaged checkpoint is passed over with a warning. Raises FileNotFoundError, or ValueError where all are damaged."
+def latest_checkpoint(out_dir: str | Path) -> tuple[Path, dict]:
+    """Where a run goes on. A damaged checkpoint is passed over with a warning. Raises FileNotFoundError, or ValueError where all are damaged.
+    Args:
+        out_dir: the folder of a run, which all ranks see
+    Returns:
+        its newest checkpoint that is whole, and what is in it, on the CPU; of a sharded one all but the parts
+    """
     problems = []
     for path in find_checkpoints(out_dir):
         try:

@@ -36,19 +36,21 @@ class TokenizerBase:
         "Bytes that are not valid UTF-8 become U+FFFD. Raises ValueError for an id outside the vocabulary."
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def encode_iterable(
-        self,
-        texts: Iterable[str],  # any number of texts, lazily
-    ) -> Iterator[int]:  # their ids, one text after the other
-        "Encode texts one at a time, so that memory holds only one of them."
+    def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
+        """Encode texts one at a time, so that memory holds only one of them.
+        Args:
+            texts: any number of texts, lazily
+        Returns:
+            their ids, one text after the other
+        """
         for text in texts:
             yield from self.encode(text)
 
-    def save(
-        self,
-        path: str | Path,  # a .json file
-    ):
-        "Write the definition as JSON, atomically; `load_tokenizer` reads it back."
+    def save(self, path: str | Path):
+        """Write the definition as JSON, atomically; `load_tokenizer` reads it back.
+        Args:
+            path: a .json file
+        """
         with atomic_write(path) as file:
             json.dump(self.to_dict(), file, ensure_ascii=False)
 
@@ -65,11 +67,12 @@ def _check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 class CharTokenizer(TokenizerBase):
     "One id per character. Small vocabulary, long sequences."
 
-    def __init__(
-        self,
-        characters: str,  # every character of the vocabulary, once; its position is its id
-        eot: str | None = None,  # the character that ends a document, where there is one
-    ):
+    def __init__(self, characters: str, eot: str | None = None):
+        """
+        Args:
+            characters: every character of the vocabulary, once; its position is its id
+            eot: the character that ends a document, where there is one
+        """
         if not characters or len(set(characters)) != len(characters):
             raise ValueError("a CharTokenizer needs distinct characters" if characters else "a CharTokenizer needs characters; the text is empty")
         self.characters, self.vocab_size = characters, len(characters)
@@ -163,10 +166,11 @@ def _disputed_characters() -> dict[int, str]:
     return {ord(c): "a" if c in letters else "0" if c in numbers else "!" for c in disputed}
 
 
-def split_pieces(
-    text: str,
-) -> list[str]:  # joined, they are the text
-    "Cut a text as GPT-2 does: into words, numbers and signs, each with the space before it, and runs of white space."
+def split_pieces(text: str) -> list[str]:
+    """Cut a text as GPT-2 does: into words, numbers and signs, each with the space before it, and runs of white space.
+    Returns:
+        joined, they are the text
+    """
     shadow = text if text.isascii() else text.translate(_disputed_characters())
     return _PIECE.findall(text) if shadow == text else [text[slice(*match.span())] for match in _PIECE.finditer(shadow)]
 
@@ -198,12 +202,11 @@ def _count_merges(vocab_size: int, special_tokens: list[str]) -> int:
     return vocab_size - least
 
 # %% ../nbs/01_tokenizer.ipynb #26299b4c
-def merge_piece(
-    piece: bytes,
-    ids: dict[bytes, int],
-    limit: int,  # ids from here on are not made
-) -> list[bytes]:
-    "Join the two neighbours that make the token of the smallest id, the leftmost of equals, until no two make a token."
+def merge_piece(piece: bytes, ids: dict[bytes, int], limit: int) -> list[bytes]:
+    """Join the two neighbours that make the token of the smallest id, the leftmost of equals, until no two make a token.
+    Args:
+        limit: ids from here on are not made
+    """
     tokens = [bytes([b]) for b in piece]
     while len(tokens) > 1:
         made = [ids.get(left + right, limit) for left, right in pairwise(tokens)]
@@ -253,10 +256,16 @@ class _ReadableBPE(TokenizerBase):
 
     def __init__(
         self,
-        vocab: dict[int, bytes],  # the token of each id: the 256 bytes, what the merges make (ids in their order), special tokens
-        merges: Iterable[tuple[bytes, bytes]],  # in the order in which they were learnt
-        special_tokens: Sequence[str] = (),  # never split and never merged; those that `vocab` lacks get the next ids
+        vocab: dict[int, bytes],
+        merges: Iterable[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] = (),
     ):
+        """
+        Args:
+            vocab: the token of each id: the 256 bytes, what the merges make (ids in their order), special tokens
+            merges: in the order in which they were learnt
+            special_tokens: never split and never merged; those that `vocab` lacks get the next ids
+        """
         special_tokens, self.merges = _check_special_tokens(special_tokens), [(left, right) for left, right in merges]
         self.ids, self.special_ids = _number_tokens(vocab, _check_merges(self.merges), special_tokens)
         self.vocab = {i: token for token, i in self.ids.items()} | {i: token.encode("utf-8") for token, i in self.special_ids.items()}
@@ -269,12 +278,11 @@ class _ReadableBPE(TokenizerBase):
         parts = self._special.split(text) if allow_special else [text]
         return list(chain.from_iterable([self.special_ids[part]] if n % 2 else encode(part) for n, part in enumerate(parts)))
 
-    def encode_slowly(
-        self,
-        text: str,
-        allow_special: bool = False,  # else text that spells a special token is plain text
-    ) -> list[int]:
-        "The ids that `encode` gives, in plain Python. Its time grows with the square of a piece's length."
+    def encode_slowly(self, text: str, allow_special: bool = False) -> list[int]:
+        """The ids that `encode` gives, in plain Python. Its time grows with the square of a piece's length.
+        Args:
+            allow_special: else text that spells a special token is plain text
+        """
         join = partial(merge_piece, ids=self.ids, limit=self.vocab_size)
         return self._encode_parts(text, allow_special, lambda part: [self.ids[token] for piece in split_pieces(part) for token in join(_utf8(piece))])
 
@@ -297,12 +305,11 @@ def encode_with_tiktoken(encoding: "tiktoken.Encoding", text: str) -> list[int]:
 class BPETokenizer(_ReadableBPE):
     "Byte-pair encoding with any merges, such as those of `train_bpe` or GPT-2's own, encoded by tiktoken."
 
-    def encode(
-        self,
-        text: str,
-        allow_special: bool = False,  # else text that spells a special token is plain text, which is safe for documents
-    ) -> list[int]:
-        "Of special tokens that overlap, the first wins, and the longest of those that begin together. Raises ValueError for a lone surrogate."
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Of special tokens that overlap, the first wins, and the longest of those that begin together. Raises ValueError for a lone surrogate.
+        Args:
+            allow_special: else text that spells a special token is plain text, which is safe for documents
+        """
         return self._encode_parts(text, allow_special, partial(encode_with_tiktoken, self._tiktoken))
 
     @cached_property
@@ -330,12 +337,11 @@ class BPETokenizer(_ReadableBPE):
             json.dump(_to_huggingface(self), file, ensure_ascii=False)
 
 # %% ../nbs/01_tokenizer.ipynb #2670905f
-def train_bpe_naively(
-    text: str,
-    vocab_size: int,  # 256 bytes, merges and special tokens
-    special_tokens: Sequence[str] = (),
-) -> BPETokenizer:
-    "What `train_bpe` gives, in a few lines: count all pairs again for each merge. Use it to check, not to train."
+def train_bpe_naively(text: str, vocab_size: int, special_tokens: Sequence[str] = ()) -> BPETokenizer:
+    """What `train_bpe` gives, in a few lines: count all pairs again for each merge. Use it to check, not to train.
+    Args:
+        vocab_size: 256 bytes, merges and special tokens
+    """
     special_tokens, _ = _check_special_tokens(special_tokens), _utf8(text)
     n_merges = _count_merges(vocab_size, special_tokens)
     parts = _special_pattern(special_tokens).split(text)[::2]

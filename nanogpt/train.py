@@ -34,7 +34,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .budget import LESS_MEMORY, free_memory, largest_batch, training_memory
-from nanogpt.checkpoint import (
+from .checkpoint import (
     CheckpointWriter,
     check_tokenizer,
     copy_to_cpu,
@@ -57,7 +57,7 @@ from .monitor import TensorBoardLog, WandbLog
 from .optim import adamw, constant_lr, cosine_lr, wsd_lr
 from .prepare import prepare
 from .ranks import gather, process_group, rank_zero_first, sum_over_ranks, world
-from nanogpt.sharded import (
+from .sharded import (
     is_sharded,
     latest_checkpoint,
     load_sharded,
@@ -197,20 +197,20 @@ def check_ranges(
     model_config(config, vocab_size=1)
 
 # %% ../nbs/12_run.ipynb #bdd54edd
-def model_config(
-    config: TrainConfig,
-    vocab_size: int,
-    eot: int | None = None,  # the id that documents begin with, for document_masking
-) -> GPTConfig:
-    "The model of a run. Raises ValueError for a shape that cannot be."
+def model_config(config: TrainConfig, vocab_size: int, eot: int | None = None) -> GPTConfig:
+    """The model of a run. Raises ValueError for a shape that cannot be.
+    Args:
+        eot: the id that documents begin with, for document_masking
+    """
     shape = {field.name: getattr(config, field.name) for field in fields(ModelFields)}
     return GPTConfig(vocab_size=vocab_size, document_token=eot if shape.pop("document_masking") else None, **shape)
 
 
-def shape_of(
-    config: GPTConfig,
-) -> dict:  # for `replace(train_config, **…)`
-    "The other way: a model's shape in TrainConfig's fields."
+def shape_of(config: GPTConfig) -> dict:
+    """The other way: a model's shape in TrainConfig's fields.
+    Returns:
+        for `replace(train_config, **…)`
+    """
     shape = {field.name: getattr(config, field.name) for field in fields(ModelFields) if field.name != "document_masking"}
     return shape | {"document_masking": config.document_token is not None}
 
@@ -278,10 +278,13 @@ PRESETS = {
 }  # fmt: skip
 
 
-def get_preset(
-    name: str,  # a key of PRESETS
-) -> TrainConfig:  # a copy of your own
-    "A preset by name. Raises ValueError that suggests the nearest name."
+def get_preset(name: str) -> TrainConfig:
+    """A preset by name. Raises ValueError that suggests the nearest name.
+    Args:
+        name: a key of PRESETS
+    Returns:
+        a copy of your own
+    """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         raise ValueError(f"unknown preset {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" Presets: {', '.join(PRESETS)}")
@@ -337,11 +340,18 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 def evaluate(
     model: GPT,
-    batches: Iterable[tuple[Tensor, Tensor]],  # x and y, both (B, T), as `all_batches` gives them; the same on every rank
-    autocast: torch.autocast | None = None,  # the context to run the model in
-    loss_chunk: int | None = None,  # tokens whose logits are in memory at one time; 0 or None: all
-) -> float:  # nats a target; the same on every rank, and on any number of them
-    "Mean loss over all targets of all batches, each target counting once. The ranks take turns. Raises ValueError when there is no target."
+    batches: Iterable[tuple[Tensor, Tensor]],
+    autocast: torch.autocast | None = None,
+    loss_chunk: int | None = None,
+) -> float:
+    """Mean loss over all targets of all batches, each target counting once. The ranks take turns. Raises ValueError when there is no target.
+    Args:
+        batches: x and y, both (B, T), as `all_batches` gives them; the same on every rank
+        autocast: the context to run the model in
+        loss_chunk: tokens whose logits are in memory at one time; 0 or None: all
+    Returns:
+        nats a target; the same on every rank, and on any number of them
+    """
     device, (rank, ranks) = next(model.parameters()).device, world()
     batches, sums = iter(batches), []
     with evaluating(model), autocast or torch.autocast(device.type, enabled=False):
@@ -357,10 +367,11 @@ def evaluate(
     return math.fsum(total for total, _ in everyone) / count  # fsum rounds once, so the order does not matter
 
 # %% ../nbs/12_run.ipynb #3381f14c
-def load_data(
-    config: TrainConfig,
-) -> tuple[TokenDataset, TokenDataset, Tokenizer]:  # training split, validation split, and the tokenizer that made them
-    "Open the prepared data, preparing it first where it is missing. Raises ValueError when it was made with another tokenizer."
+def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenizer]:
+    """Open the prepared data, preparing it first where it is missing. Raises ValueError when it was made with another tokenizer.
+    Returns:
+        training split, validation split, and the tokenizer that made them
+    """
     path = data_path(config)
     raw = all((path / f"{split}.bin").exists() for split in SPLITS)
     if not raw and not is_prepared(path):
@@ -519,22 +530,24 @@ def _memory_options(config: TrainConfig) -> dict:  # for `training_memory`
     return options | {"shards": world()[1] if config.strategy == "fsdp" else 1}
 
 
-def memory_needed(
-    config: TrainConfig,
-    shape: GPTConfig,  # the run's model
-    dtype: torch.dtype,
-) -> int:  # bytes, on one rank, at the height of a step
-    "`training_memory` of a run."
+def memory_needed(config: TrainConfig, shape: GPTConfig, dtype: torch.dtype) -> int:
+    """`training_memory` of a run.
+    Args:
+        shape: the run's model
+    Returns:
+        bytes, on one rank, at the height of a step
+    """
     return sum(training_memory(shape, config.batch_size, dtype, **_memory_options(config)).values())
 
 # %% ../nbs/12_run.ipynb #397097b9
-def fit_batch_size(
-    config: TrainConfig,
-    model: GPT,  # on its device; one that FSDP will cut up may wait on the CPU
-    dtype: torch.dtype,
-    free: int | None,  # bytes, before the model was there; None where nobody can tell
-) -> TrainConfig:  # with another batch_size and gradient_accumulation_steps, of the same product
-    "The largest micro-batch that fits, by `training_memory` and then by a forward and backward pass on trial. Every rank calls it."
+def fit_batch_size(config: TrainConfig, model: GPT, dtype: torch.dtype, free: int | None) -> TrainConfig:
+    """The largest micro-batch that fits, by `training_memory` and then by a forward and backward pass on trial. Every rank calls it.
+    Args:
+        model: on its device; one that FSDP will cut up may wait on the CPU
+        free: bytes, before the model was there; None where nobody can tell
+    Returns:
+        with another batch_size and gradient_accumulation_steps, of the same product
+    """
     device, ranks = model.lm_head.weight.device, world()[1]
     batch_size = windows = config.batch_size * config.gradient_accumulation_steps // ranks
     if free is not None:
@@ -628,13 +641,11 @@ def _compiled(run: Run) -> Callable:
     return run.parallel if failures else compiled
 
 # %% ../nbs/12_run.ipynb #ccb7ecf8
-def check_shape(
-    config: TrainConfig,
-    saved: GPTConfig,
-    tokenizer: Tokenizer,
-    names: Sequence[str] = (),  # the fields to compare; all when empty
-):
-    "Raise ValueError that names every way in which a checkpoint's model differs from the configuration's: none of them is ignored."
+def check_shape(config: TrainConfig, saved: GPTConfig, tokenizer: Tokenizer, names: Sequence[str] = ()):
+    """Raise ValueError that names every way in which a checkpoint's model differs from the configuration's: none of them is ignored.
+    Args:
+        names: the fields to compare; all when empty
+    """
     there, here = asdict(saved), asdict(model_config(config, saved.vocab_size, tokenizer.eot))
     names = names or [name for name in here if name not in ("init_std", "embd_std")]
     differ = [f"{name} is {there[name]} there and {here[name]} here" for name in names if there[name] != here[name]]
@@ -642,11 +653,11 @@ def check_shape(
         raise ValueError(f"the checkpoint in {config.out_dir} has another shape: {'; '.join(differ)}")
 
 # %% ../nbs/12_run.ipynb #ac204457
-def learning_rate_at(
-    config: TrainConfig,
-    it: int,  # iteration, from 0
-) -> float:
-    "The schedule of a run: a function of the iteration alone."
+def learning_rate_at(config: TrainConfig, it: int) -> float:
+    """The schedule of a run: a function of the iteration alone.
+    Args:
+        it: iteration, from 0
+    """
     if config.schedule == "constant":
         return constant_lr(it, config.learning_rate, config.warmup_iters)
     end = config.lr_decay_iters or config.max_iters
@@ -655,10 +666,11 @@ def learning_rate_at(
     return cosine_lr(it, config.learning_rate, config.warmup_iters, end, config.min_lr)
 
 # %% ../nbs/12_run.ipynb #40270842
-def train_step(
-    run: Run,
-) -> tuple[float, float]:  # mean loss over all targets of all ranks, nats a token; the norm of its gradient before clipping
-    "One optimizer step: forward and backward for every micro-batch, then clip, step, and clear."
+def train_step(run: Run) -> tuple[float, float]:
+    """One optimizer step: forward and backward for every micro-batch, then clip, step, and clear.
+    Returns:
+        mean loss over all targets of all ranks, nats a token; the norm of its gradient before clipping
+    """
     config, ranks = run.config, world()[1]
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate_at(config, run.iter_num)
@@ -684,10 +696,11 @@ def train_step(
     return tuple(torch.stack([sum_over_ranks(total), norm.to(total.dtype)]).tolist())
 
 # %% ../nbs/12_run.ipynb #12b89a00
-def checkpoint_of(
-    run: Run,
-) -> dict:  # for `save_checkpoint`
-    "Everything that the rest of the run depends on: nanoGPT's six keys, and what it forgets. Every rank calls it."
+def checkpoint_of(run: Run) -> dict:
+    """Everything that the rest of the run depends on: nanoGPT's six keys, and what it forgets. Every rank calls it.
+    Returns:
+        for `save_checkpoint`
+    """
     return {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -707,12 +720,12 @@ def checkpoint_of(
 PROGRESS = ("tokens", "waited", "seconds", "loss_sum", "norm_sum", "loss_count")
 
 # %% ../nbs/12_run.ipynb #5da1724b
-def restore(
-    run: Run,  # whose model already has the checkpoint's weights, where it is no folder
-    checkpoint: dict,
-    path: Path | None = None,  # where it lies
-):
-    "Put a run where `checkpoint_of` found it, on any number of ranks. Raises ValueError for a checkpoint that cannot be resumed."
+def restore(run: Run, checkpoint: dict, path: Path | None = None):
+    """Put a run where `checkpoint_of` found it, on any number of ranks. Raises ValueError for a checkpoint that cannot be resumed.
+    Args:
+        run: whose model already has the checkpoint's weights, where it is no folder
+        path: where it lies
+    """
     missing = {"optimizer", "average", "iter_num", "best_val_loss", "scaler", "rng", "sampler", "progress"} - checkpoint.keys()
     if missing:
         raise ValueError(f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; start from its weights instead: init_from={str(path)!r}")
@@ -760,12 +773,12 @@ def averaged(run: Run) -> Iterator[None]:
                 p.copy_(weights)
 
 # %% ../nbs/12_run.ipynb #d9a09f04
-def save_run(
-    run: Run,
-    writer: CheckpointWriter | None,  # rank 0's; None on the others
-    better: bool,  # keep the weights as best.pt too
-):
-    "Save a run: in the background, or, cut up by FSDP, each rank its parts. Every rank calls it."
+def save_run(run: Run, writer: CheckpointWriter | None, better: bool):
+    """Save a run: in the background, or, cut up by FSDP, each rank its parts. Every rank calls it.
+    Args:
+        writer: rank 0's; None on the others
+        better: keep the weights as best.pt too
+    """
     checkpoint, best, out_dir = checkpoint_of(run), None, Path(run.config.out_dir)
     if better:
         with averaged(run):
@@ -781,10 +794,11 @@ def save_run(
         rotate_checkpoints(out_dir, run.config.keep)
 
 # %% ../nbs/12_run.ipynb #b12ec790
-def read_metrics(
-    path: str | Path,  # a metrics.jsonl, or the folder of a run
-) -> list[dict]:
-    "The rows of a run's metrics file. A last line that was cut short by a crash is left out."
+def read_metrics(path: str | Path) -> list[dict]:
+    """The rows of a run's metrics file. A last line that was cut short by a crash is left out.
+    Args:
+        path: a metrics.jsonl, or the folder of a run
+    """
     path = Path(path)
     rows = []
     for line in (path / "metrics.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
@@ -835,10 +849,11 @@ def _measure(run: Run, on_eval: Callable[[Run], dict] | None) -> dict:
     return row | ({} if expected is None else {"from_reference": row[reference.unit] - expected}) | more
 
 
-def tokens_per_character(
-    data: TokenDataset,  # prepared, so that its characters were counted
-) -> float:
-    "Turns nats a token into nats a character, which compare across tokenizers."
+def tokens_per_character(data: TokenDataset) -> float:
+    """Turns nats a token into nats a character, which compare across tokenizers.
+    Args:
+        data: prepared, so that its characters were counted
+    """
     return data.info["tokens"] / data.info["characters"]
 
 # %% ../nbs/12_run.ipynb #b0b9a52c
@@ -924,13 +939,17 @@ def _evaluate_and_save(run: Run, rows: list[dict], on_eval: Callable[[Run], dict
 # %% ../nbs/12_run.ipynb #78e1bf37
 def train(
     config: TrainConfig,
-    on_eval: Callable[[Run], dict] | None = None,  # called on every rank at every evaluation; what it returns joins the row of metrics
-    progress: bool = True,  # show a progress bar and a line an evaluation
-    logs: Sequence[Callable[[dict], None]] = (),  # each is called with every row, and closed at the end: LivePlot(), …
+    on_eval: Callable[[Run], dict] | None = None,
+    progress: bool = True,
+    logs: Sequence[Callable[[dict], None]] = (),
 ) -> TrainResult:
     """Train until `max_iters`, evaluating and saving every `eval_interval` iterations. Ctrl-C and SIGTERM save and return.
 
     Under `torchrun` every rank calls it. Raises ValueError, OSError, MemoryError or ConnectionError in one line; the last checkpoint stays.
+    Args:
+        on_eval: called on every rank at every evaluation; what it returns joins the row of metrics
+        progress: show a progress bar and a line an evaluation
+        logs: each is called with every row, and closed at the end: LivePlot(), …
     """
     device = pick_device(config.device)
     rng, signals = torch.random.fork_rng([device] if device.type == "cuda" else []), ExitStack()
@@ -1058,10 +1077,11 @@ def describe(
     return "\n".join(lines + ([f"reference: {reference.source}"] if reference else []))
 
 
-def format_row(
-    row: dict,  # of metrics
-) -> str:
-    "A row of metrics as one line to print."
+def format_row(row: dict) -> str:
+    """A row of metrics as one line to print.
+    Args:
+        row: of metrics
+    """
     parts = [f"iter {row['iter']:>6,}"]
     parts += [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("train_loss", "val_loss", "excess") if row.get(name) is not None]
     parts += [f"from reference {row['from_reference']:+.4f}"] if row.get("from_reference") is not None else []

@@ -29,13 +29,14 @@ def token_label(
 
 
 def plot_sampling(
-    logits: Tensor,  # (V,), of one position
-    tokenizer: Tokenizer,
-    n_best: int = 20,  # tokens to draw, the likeliest first
-    ax: Axes | None = None,
-    **knobs,  # temperature, top_k, top_p and min_p of `Sampling`
+    logits: Tensor, tokenizer: Tokenizer, n_best: int = 20, ax: Axes | None = None, **knobs
 ) -> Axes:
-    "The likeliest next tokens before and after temperature and filters. Raises ValueError for a knob out of range."
+    """The likeliest next tokens before and after temperature and filters. Raises ValueError for a knob out of range.
+    Args:
+        logits: (V,), of one position
+        n_best: tokens to draw, the likeliest first
+        **knobs: temperature, top_k, top_p and min_p of `Sampling`
+    """
     if logits.dim() != 1:
         raise ValueError(f"logits must be those of one position, a tensor (V,), got shape {tuple(logits.shape)}; take model(idx)[0][0, -1]")
     logits, s = logits.detach().float().cpu(), Sampling(**knobs)
@@ -58,12 +59,12 @@ def plot_sampling(
     return ax
 
 # %% ../nbs/tools/widgets.ipynb #fafe44a0
-def explore_sampling(
-    logits: Tensor,  # (V,), of one position
-    tokenizer: Tokenizer,
-    n_best: int = 20,  # tokens to draw, the likeliest first
-):
-    "`plot_sampling` under sliders for its knobs in a live notebook; the figure alone elsewhere."
+def explore_sampling(logits: Tensor, tokenizer: Tokenizer, n_best: int = 20):
+    """`plot_sampling` under sliders for its knobs in a live notebook; the figure alone elsewhere.
+    Args:
+        logits: (V,), of one position
+        n_best: tokens to draw, the likeliest first
+    """
     import ipywidgets
     from IPython.display import Image, display
 

@@ -74,8 +74,9 @@ def iterations(config: TrainConfig) -> dict[str, int]:
 # A process that has imported all there is and forks a run for every line it reads: a fresh Python takes seconds to start.
 SERVER = """
 import json, os, sys, threading, time, traceback
+from importlib import import_module
 import torch
-import nanogpt.train as training
+training = import_module("nanogpt.train")  # the name nanogpt.train is the function
 torch.set_num_threads(1)
 fsync, step, write, first = os.fsync, training.train_step, training.CheckpointWriter._write, True
 
