@@ -4,17 +4,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what editors and type checkers read
-    from .config import GPTConfig
-    from .hub import load
-    from .model import GPT
-    from .prepare import prepare
-    from .sample import generate, sample_text, stream
-    from .train import TrainConfig, train
-    from .vocab import get_tokenizer
-
-    __version__: str
-
 __all__ = [
     "GPT", "GPTConfig", "TrainConfig", "__version__", "generate", "get_tokenizer", "load", "prepare",
     "sample_text", "stream", "train",
@@ -26,13 +15,24 @@ _HOMES = {
     "stream": "sample", "train": "train",
 }  # fmt: skip
 
+if TYPE_CHECKING:  # editors and type checkers read this
+    from .config import GPTConfig
+    from .hub import load
+    from .model import GPT
+    from .prepare import prepare
+    from .sample import generate, sample_text, stream
+    from .train import TrainConfig, train
+    from .vocab import get_tokenizer
 
-def __getattr__(name: str):
-    if name == "__version__":
-        return import_module("importlib.metadata").version("nanogpt")
-    if name in _HOMES:
-        return getattr(import_module(f"nanogpt.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'nanogpt' has no attribute {name!r}")
+    __version__: str
+else:
+
+    def __getattr__(name: str):
+        if name == "__version__":
+            return import_module("importlib.metadata").version("nanogpt")
+        if name in _HOMES:
+            return getattr(import_module(f"nanogpt.{_HOMES[name]}"), name)
+        raise AttributeError(f"module 'nanogpt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
