@@ -1,22 +1,36 @@
 """A step of `nbdev-export`: comments beside parameters move into docstrings, for `help()` and editors.
 
-pyproject.toml names `export_` (`export_procs`). Only the export needs this module. It imports nothing of the
+pyproject.toml names `exported` (`export_procs`). Only the export needs this module. It imports nothing of the
 package, so that a broken module can be exported anew.
 """
 import ast
 import io
 import re
+import textwrap
 import tokenize
+
+from nbdev import maker
 
 WIDTH = 110
 PRAGMA = re.compile(r"#\s*(noqa|fmt:|type:|pragma|pyright:)")
 
+# nbdev wraps the list of names to 120 characters, and then puts `__all__ = ` before it.
+maker.TextWrapper = lambda width, **options: textwrap.TextWrapper(width - len("__all__ = "), **options)
 
-def export_(cell, *_):
-    "nbdev calls it for each cell with the directive `export`, because its name is that and an underscore."
-    if cell.cell_type == "code":
+
+def exported(cell):
+    "nbdev calls it for each cell, before it writes the module."
+    if cell.cell_type == "markdown" and cell.source.startswith("# "):
+        cell.source = wrapped_promise(cell.source)
+    elif cell.cell_type == "code" and "export" in cell.directives_:
         cell.source = relative_imports(documented(cell.source))
         vars(cell)["import2relative"] = lambda _: None  # nbdev's own way knows imports of one line only
+
+
+def wrapped_promise(source: str) -> str:
+    "The quotation under a notebook's title, which becomes the module's docstring, in lines that fit."
+    wrap = lambda line: "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent="> "))
+    return "\n".join(wrap(line) if line.startswith("> ") else line for line in source.split("\n"))
 
 
 def relative_imports(source: str) -> str:

@@ -1,4 +1,4 @@
-"""settings.ini is the one home of the metadata, the package is light and typed, and needs no tool that makes it."""
+"""settings.ini is the one home of the metadata; the package is light, documented, and needs none of its tools."""
 import ast
 import inspect
 import pickle
@@ -24,10 +24,12 @@ project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 def test_the_three_files_agree():
     assert project["project"]["name"] == settings["lib_name"] == metadata("nanogpt")["Name"]
-    assert project["project"]["requires-python"] == f">={settings['min_python']}" == metadata("nanogpt")["Requires-Python"]
+    python = f">={settings['min_python']}"
+    assert project["project"]["requires-python"] == python == metadata("nanogpt")["Requires-Python"]
     assert metadata("nanogpt")["Version"] == settings["version"]
     assert metadata("nanogpt")["Summary"] == settings["description"]
-    assert not {"version", "description", "dependencies", "optional-dependencies", "scripts"} - set(project["project"]["dynamic"])
+    dynamic = {"version", "description", "dependencies", "optional-dependencies", "scripts"}
+    assert dynamic <= set(project["project"]["dynamic"])
     assert project["tool"]["nbdev"]["lib_path"] == settings["lib_name"]
 
 
@@ -40,13 +42,15 @@ def test_installed_requirements_are_those_of_settings():
 def test_every_direct_requirement_is_pinned():
     lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
-    needs = [need for key, value in settings.items() if key.endswith("requirements") for need in value.split()]
+    keys = [key for key in settings if key.endswith("requirements")]
+    needs = [need for key in keys for need in settings[key].split()]
     assert {re.split(r"\[|>=", need)[0].lower() for need in needs} <= pinned
 
 
 def in_a_process(code: str) -> str:
     "What a fresh Python prints."
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_runtime_imports_no_tools():
@@ -60,8 +64,9 @@ def test_runtime_imports_no_tools():
 
 
 ORDER = """
-    files config plot tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim device ranks
-    step decode sample checkpoint layouts hub distributed sharded recipe report start monitor train bench widgets cli
+    files config plot tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim
+    device ranks step decode sample checkpoint layouts hub distributed sharded recipe report start monitor train
+    bench benchmarks widgets cli
 """.split()
 
 
@@ -69,8 +74,9 @@ def imports_of(source: str) -> set[str]:
     "The package's modules that a module imports, at its top or inside a function."
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nanogpt"):
-            module = (node.module or "").removeprefix("nanogpt").strip(".")
+        name = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and (node.level or name.split(".")[0] == "nanogpt"):
+            module = name.removeprefix("nanogpt").strip(".")
             found |= {module} if module else {alias.name for alias in node.names}
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nanogpt.")}
@@ -86,12 +92,13 @@ def test_modules_import_only_modules_above_them():
 
 
 def test_imports_inside_functions_are_found():
-    assert imports_of("def f():\n    from nanogpt.hub import load") == imports_of("from .hub import (\n    load,\n)") == {"hub"}
+    assert imports_of("def f():\n    from nanogpt.hub import load") == {"hub"}
+    assert imports_of("from .hub import (\n    load,\n)") == {"hub"}
     assert imports_of("from . import hub") == imports_of("import nanogpt.hub") == {"hub"}
 
 
 def test_every_file_is_opened_as_utf8():
-    "Path.read_text, open and json files take the locale's encoding on Windows unless they are told otherwise."
+    "Otherwise Path.read_text, open and json files take the locale's encoding on Windows."
     for path in (root / "nanogpt").glob("*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for call in (".read_text(", ".write_text("):
@@ -118,18 +125,19 @@ def test_import_is_light():
 def test_each_name_leads_to_its_home(name):
     found = getattr(nanogpt, name)
     assert found.__name__ == name and pickle.loads(pickle.dumps(found)) is found
-    assert f"from .{nanogpt._HOMES[name]} import" in inspect.getsource(nanogpt), "type checkers see the same home"
+    assert f"from .{nanogpt._HOMES[name]} import" in inspect.getsource(nanogpt), "for type checkers"
     assert found.__module__ == f"nanogpt.{nanogpt._HOMES[name]}"
 
 
-@pytest.mark.parametrize("first", ["", "import nanogpt.train, nanogpt.prepare", "from nanogpt.cli import main"])
+@pytest.mark.parametrize("first", ["", "import nanogpt.prepare, nanogpt.train", "from nanogpt.cli import main"])
 def test_functions_are_not_hidden_by_modules_of_their_name(first):
     code = f"""if True:
         {first}
         from nanogpt import prepare, train
-        import sys, nanogpt.train, nanogpt.prepare
+        import nanogpt.train, nanogpt.prepare
         from nanogpt.train import train as same
-        print(train is nanogpt.train is same, prepare is nanogpt.prepare is sys.modules["nanogpt.prepare"].prepare)
+        from nanogpt.prepare import prepare as too
+        print(train is nanogpt.train is same, prepare is nanogpt.prepare is too)
     """
     assert in_a_process(code) == "True True"
 
@@ -249,6 +257,7 @@ def test_the_package_has_docstrings_and_one_style_of_imports():
 
 
 def test_imports_become_relative():
-    source = "from nanogpt.data import (\n    a,\n)\nfrom nanogpts import b\ndef f():\n    from nanogpt.hub import load\n"
+    source = "from nanogpt.data import (\n    a,\n)\nfrom nanogpts import b\n"
+    source += "def f():\n    from nanogpt.hub import load\n"
     expected = source.replace("from nanogpt.", "from .")
     assert relative_imports(source) == expected == relative_imports(expected)
