@@ -10,7 +10,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "GPT": "model", "GPTConfig": "config", "TrainConfig": "train", "generate": "sample",
+    "GPT": "model", "GPTConfig": "config", "TrainConfig": "recipe", "generate": "sample",
     "get_tokenizer": "vocab", "load": "hub", "prepare": "prepare", "sample_text": "sample",
     "stream": "sample", "train": "train",
 }  # fmt: skip
@@ -20,8 +20,9 @@ if TYPE_CHECKING:  # editors and type checkers read this
     from .hub import load
     from .model import GPT
     from .prepare import prepare
+    from .recipe import TrainConfig
     from .sample import generate, sample_text, stream
-    from .train import TrainConfig, train
+    from .train import train
     from .vocab import get_tokenizer
 
     __version__: str

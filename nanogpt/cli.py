@@ -27,7 +27,7 @@ from .bench import report, save_benchmarks
 from .benchmarks import BENCHMARKS
 from .budget import UTILISATION, count_params, plan
 from .checkpoint import load_checkpoint, model_from_checkpoint
-from .config import GPT2_SIZES, GPTConfig, check_names, from_nanogpt, read_config
+from .config import GPT2_SIZES, GPTConfig, check_names, read_config
 from .corpus import get_corpus
 from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta
 from .decode import for_decoding
@@ -43,6 +43,7 @@ from .hub import (
 from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
 from .prepare import prepare as prepare_data, verify
+from .recipe import from_nanogpt
 from .sample import Sampling, sample_text, score_samples, stream
 from .sharded import is_sharded
 from .train import (

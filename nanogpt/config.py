@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['Count', 'CountOrZero', 'Positive', 'NonNegative', 'Fraction', 'LIMITS', 'ROPE_SCALING', 'GPT2_SIZES',
-           'problem', 'check_fields', 'GPTConfig', 'read_config', 'from_nanogpt', 'check_names']
+           'problem', 'check_fields', 'GPTConfig', 'read_config']
 
 # %% ../nbs/tools/config.ipynb #ee2bbb69
 import ast
-import difflib
 import json
 import math
 import operator
 import re
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,7 +99,8 @@ class GPTConfig:
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"rotary positions turn pairs: heads must have an even width, got {self.head_size}; set head_dim")
         if self.rope_scaling is not None and set(self.rope_scaling) != ROPE_SCALING:
-            raise ValueError(f"rope_scaling must have {', '.join(sorted(ROPE_SCALING))}, got {', '.join(sorted(self.rope_scaling)) or 'nothing'}")
+            names = [", ".join(sorted(names)) for names in (ROPE_SCALING, self.rope_scaling)]
+            raise ValueError(f"rope_scaling must have {names[0]}, got {names[1] or 'nothing'}")
         if self.document_token is not None and self.document_token >= self.vocab_size > 0:
             raise ValueError(f"document_token must be an id below vocab_size {self.vocab_size}, got {self.document_token}")
 
@@ -129,19 +128,20 @@ class GPTConfig:
         return cls(**GPT2_SIZES[size])
 
     @classmethod
-    def llama(cls, **shape) -> "GPTConfig":
+    def llama(cls, **shape: Any) -> "GPTConfig":
         "Llama's parts (Touvron et al. 2023) at any shape; `qk_norm=True` makes it a Qwen3."
-        return cls(**(dict(bias=False, norm="rms", mlp="swiglu", positions="rotary", tied=False) | shape))
+        parts: dict[str, Any] = dict(bias=False, norm="rms", mlp="swiglu", positions="rotary", tied=False)
+        return cls(**{**parts, **shape})
 
     @classmethod
-    def speedrun(cls, **shape) -> "GPTConfig":
+    def speedrun(cls, **shape: Any) -> "GPTConfig":
         "The parts that speed-ran GPT-2 in 2024 (Jordan et al., modded-nanogpt) at any shape."
-        parts = dict(bias=False, norm="rms", mlp="relu2", positions="rotary", qk_norm=True, tied=False, vocab_multiple=64)
-        return cls(**(parts | shape))
+        parts: dict[str, Any] = dict(bias=False, norm="rms", mlp="relu2", positions="rotary", qk_norm=True, tied=False, vocab_multiple=64)
+        return cls(**{**parts, **shape})
 
 
 ROPE_SCALING = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-GPT2_SIZES: dict[str, dict[str, int]] = {
+GPT2_SIZES: dict[str, dict[str, Any]] = {
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768),
     "gpt2-medium": dict(n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": dict(n_layer=36, n_head=20, n_embd=1280),
@@ -149,10 +149,16 @@ GPT2_SIZES: dict[str, dict[str, int]] = {
 }
 
 # %% ../nbs/tools/config.ipynb #d65d3946
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv}
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
-def _literal(node: ast.expr) -> object:
+def _literal(node: ast.expr) -> Any:
     "What `ast.literal_eval` takes, and `5 * 8`; no `**`, whose results have no bound."
     if not isinstance(node, ast.BinOp):
         return ast.literal_eval(node)
@@ -162,13 +168,15 @@ def _literal(node: ast.expr) -> object:
     return _OPERATORS[type(node.op)](left, right)
 
 
-def _read_py(text: str) -> dict[str, object]:
+def _read_py(text: str) -> dict[str, Any]:
     "nanoGPT's style: a list of assignments, parsed and not executed."
     values = {}
     for statement in ast.parse(text).body:
         try:
             match statement:
-                case ast.Assign(targets=[ast.Name(id=name)], value=node) | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as node):
+                case ast.Assign(targets=[ast.Name(id=name)], value=node):
+                    values[name] = _literal(node)
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as node):
                     values[name] = _literal(node)
                 case ast.Expr(value=ast.Constant(value=str())):
                     pass  # a docstring
@@ -180,123 +188,43 @@ def _read_py(text: str) -> dict[str, object]:
             raise SyntaxError(why, ("", statement.lineno, 0, "")) from None
     return values
 
-# %% ../nbs/tools/config.ipynb #fafe44a0
-def _read_yaml(text: str) -> dict[str, object]:
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError("reading .yaml needs PyYAML; run `pip install pyyaml`, or write the file as .toml") from None
-
-    class Loader(yaml.SafeLoader):
-        "With YAML 1.2's numbers: PyYAML alone takes 1e-3 for a string."
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"])
-    try:
-        loader = Loader(text)
-        node = loader.get_single_node()
-        if isinstance(node, yaml.MappingNode):
-            _without_twins((name.value, value) for name, value in node.value if isinstance(name, yaml.ScalarNode))
-        return {} if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        raise SyntaxError(error.problem, ("", error.problem_mark.line + 1, 0, "")) from None
-    except yaml.YAMLError as error:  # a character that YAML does not know
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-def _without_twins(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    table = {}
-    for name, value in pairs:
-        if name in table:
-            raise ValueError(f"{name} is set twice; keep one of them")
-        table[name] = value
-    return table
-
 # %% ../nbs/tools/config.ipynb #dcbb262c
-_READERS = {
-    ".toml": tomllib.loads, ".json": partial(json.loads, object_pairs_hook=_without_twins),
-    ".yaml": _read_yaml, ".yml": _read_yaml, ".py": _read_py,
-}  # fmt: skip
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twins[0]} is set twice; keep one of them")
+    return dict(pairs)
 
 
-def read_config(path: str | Path) -> dict[str, object]:
-    """Read settings from a file without running anything in it.
-
-    Raises FileNotFoundError, ImportError without PyYAML, or ValueError that names the file and where there is one the line.
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read settings from a file without running anything in it. Raises FileNotFoundError, or ValueError that names the file.
     Args:
         path: .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`
-    Returns:
-        a flat table
     """
+    import yaml  # here, since it takes a moment
+
     path = Path(path)
-    if path.suffix not in _READERS:
-        raise ValueError(f"{path}: a configuration file ends in .toml, .json, .yaml (.yml) or .py; rename or convert it")
+    readers = {
+        ".toml": tomllib.loads,
+        ".json": partial(json.loads, object_pairs_hook=_without_twins),
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".py": _read_py,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: a configuration file ends in {', '.join(readers)}; rename or convert it")
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file at {path}")
     try:
-        values = _READERS[path.suffix](path.read_bytes().decode("utf-8-sig"))
+        values = readers[path.suffix](path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno or 1}: {error.msg}") from None
     except (RecursionError, MemoryError):
-        raise ValueError(f"{path} is nested too deeply; write one name and one value a setting") from None
-    except ValueError as error:  # which names the line where it is TOML's or JSON's
-        raise ValueError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
+        raise ValueError(f"{path} is nested too deeply; write one name and one value for each setting") from None
+    except (ValueError, yaml.YAMLError) as error:  # TOML, JSON and YAML name the line
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
         raise ValueError(f"{path} holds a {type(values).__name__}; write a table of names and values")
-    for name, value in values.items():
-        if not isinstance(name, str):
-            raise ValueError(f"{path}: the name {name!r} is not a string; put it in quotes")
-        if isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            raise ValueError(f"{path}: {name} is a table; move its settings to the top level")
-    return values
-
-# %% ../nbs/tools/config.ipynb #626d6214
-_DATASETS = {"shakespeare_char": {"corpus": "shakespeare", "tokenizer": "char"}, "shakespeare": {"corpus": "shakespeare", "tokenizer": "gpt2"}}
-_RENAMED = {"wandb_log": "wandb", "wandb_run_name": "run_name"}
-_LEFT_OUT = {
-    "eval_only": "`nanogpt eval` measures a run without training it",
-    "log_interval": "the loss is shown as it falls and recorded at every evaluation",
-    "always_save_checkpoint": "ckpt.pt always holds the latest weights, and best.pt the best",
-    "backend": "the device decides it",
-}
-
-
-def from_nanogpt(values: dict[str, object]) -> tuple[dict[str, object], list[str]]:
-    """Translate the settings that nanoGPT names otherwise; where the table has ours too, ours win.
-    Args:
-        values: from `read_config`, with nanoGPT's names or ours
-    Returns:
-        with our names; and a line on each setting that was left out
-    """
-    translated, ours = {}, {}
-    for name, value in values.items():
-        if name == "dataset":
-            translated |= _DATASETS.get(str(value), {"corpus": "", "tokenizer": "gpt2", "data_dir": f"data/{value}"})
-        elif name == "decay_lr":
-            translated["schedule"] = "cosine" if value else "constant"
-        elif name == "eval_iters":
-            translated["eval_windows"] = value * values.get("batch_size", 12)  # nanoGPT counts batches, of 12 windows where nothing is said
-        elif name in _RENAMED:
-            translated[_RENAMED[name]] = value
-        elif name not in _LEFT_OUT:
-            ours[name] = value
-    if "corpus" in ours:
-        translated.pop("data_dir", None)  # the dataset's tokens, not this corpus's
-    return translated | ours, [f"left out {name}: {why}" for name, why in _LEFT_OUT.items() if name in values]
-
-# %% ../nbs/tools/config.ipynb #9d77b69a
-def check_names(values: dict[str, object], known: Iterable[str], where: str):
-    """Raise ValueError that lists every unknown name, each with the nearest known one.
-    Args:
-        known: the names there are
-        where: what the message begins with: the file
-    """
-    known = set(known)
-    unknown = []
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            unknown.append(f"{name} (did you mean {near[0]}?)" if near else f"{name} (remove it)")
-    if unknown:
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}")
+    return values or {}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.config import check_names, from_nanogpt, read_config
+from nanogpt.config import check_names, read_config
+from nanogpt.recipe import from_nanogpt
 
 SETTINGS = {"learning_rate": 1e-3, "max_iters": 600, "compile": False, "corpus": "tales", "lr_decay_iters": 0}
 TEXTS = {
