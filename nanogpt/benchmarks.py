@@ -175,14 +175,10 @@ def bench_prepare(
         raise ImportError("the benchmark of prepare reads peak memory; run it on Linux, macOS or in WSL")
     trained, corpus = get_tokenizer(tokenizer), repeated_stdlib(megabytes)
     workers = workers or os.cpu_count() or 1
-    if isinstance(trained, BPETokenizer):
-        encoding = trained.to_tiktoken()
-    elif isinstance(trained, TiktokenTokenizer):
-        encoding = trained.encoding
-    else:
+    if not isinstance(trained, BPETokenizer | TiktokenTokenizer):
         raise ValueError(f"tiktoken cannot encode like tokenizer {tokenizer!r}; use 'gpt2' or a saved encoding")
     contenders = {
-        "tiktoken encode_ordinary_batch": lambda: _encode_in_memory(corpus, encoding, workers),
+        "tiktoken encode_ordinary_batch": lambda: _encode_in_memory(corpus, trained.encoding, workers),
         "prepare": lambda: _in_a_process(_prepare_measured, megabytes, tokenizer, workers),
     }
     measured = in_turns(contenders, rounds)
