@@ -21,6 +21,8 @@ demo: .venv/demo
 
 test: env
 	$(BIN)/python scripts/check.py
+	$(BIN)/ruff check nanogpt tests scripts
+	$(BIN)/pyright nanogpt
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -43,11 +43,12 @@ class Corpus:
     size: int | None = None  # about how many bytes of text, where that is known beforehand
 
 
-def tales(
-    count: int = 20_000,  # how many tales
-    seed: int = 0,  # the same seed gives the same tales
-) -> Corpus:
-    "Tales without end, cut at `count`: the corpus whose entropy is known."
+def tales(count: int = 20_000, seed: int = 0) -> Corpus:
+    """Tales without end, cut at `count`: the corpus whose entropy is known.
+    Args:
+        count: how many tales
+        seed: the same seed gives the same tales
+    """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
 
@@ -212,16 +213,16 @@ _FOLDER_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parque
 _ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
-def text_files(
-    path: str | Path,  # a file, a glob such as "data/**/*.jsonl.gz", or a folder: its .txt, .md, .jsonl(.gz|.zst) and .parquet files, at any depth
-    column: str = "text",  # where the text stands in the rows of .jsonl and .parquet files
-    errors: str = "strict",  # or "replace": put U+FFFD for bytes that are not UTF-8
-) -> Corpus:
+def text_files(path: str | Path, column: str = "text", errors: str = "strict") -> Corpus:
     """Local files, in the order of their names. A row is a document, and any file that does not hold rows is one text.
 
     A text that spells `<|endoftext|>` (TinyStories' files do) is split into documents there. A plain text longer than 2**24 characters
     (16 MiB of ASCII) comes as several, cut at line ends: no text is in memory whole. Raises FileNotFoundError, or ValueError for
     a file without text, bytes that are not UTF-8, a damaged file, and a row without text, and says where.
+    Args:
+        path: a file, a glob such as "data/**/*.jsonl.gz", or a folder: its .txt, .md, .jsonl(.gz|.zst) and .parquet files, at any depth
+        column: where the text stands in the rows of .jsonl and .parquet files
+        errors: or "replace": put U+FFFD for bytes that are not UTF-8
     """
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
@@ -296,13 +297,15 @@ def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
         raise ValueError(f"no text at {where}: every document is empty")
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
-def download(
-    url: str,
-    name: str,  # the file's name in the cache folder
-    sha256: str,  # what the file must be
-    attempts: int = 3,  # tries, one and then two seconds apart
-) -> Path:  # the file in the cache folder
-    "Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind."
+def download(url: str, name: str, sha256: str, attempts: int = 3) -> Path:
+    """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
+    Args:
+        name: the file's name in the cache folder
+        sha256: what the file must be
+        attempts: tries, one and then two seconds apart
+    Returns:
+        the file in the cache folder
+    """
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
@@ -364,12 +367,7 @@ HF_DATASETS = {  # name -> repository, configuration (None: its only one); all h
 }
 
 
-def hf_dataset(
-    repo: str,  # "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
-    column: str = "text",
-    split: str = "train",
-    subset: str | None = None,  # the configuration; None: the one in HF_DATASETS, or the data set's own default
-) -> Corpus:
+def hf_dataset(repo: str, column: str = "text", split: str = "train", subset: str | None = None) -> Corpus:
     """A data set of the Hugging Face Hub, streamed: nothing is fetched before the first document, and nothing is stored.
 
     A row is a document. Any data set of Parquet, JSON or text files will do; those that are made by a script no longer load.
@@ -378,6 +376,9 @@ def hf_dataset(
 
     On reading it raises OSError when the data set cannot be reached, ValueError for a column, configuration or split that it does not
     have or when it is made by a script, and ImportError without the library `datasets`.
+    Args:
+        repo: "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
+        subset: the configuration; None: the one in HF_DATASETS, or the data set's own default
     """
     name, default = HF_DATASETS.get(repo, (repo, None))
     name, _, revision = name.partition("@")
@@ -411,13 +412,13 @@ def _stream_rows(name: str, config: str | None, split: str, revision: str | None
         raise OSError(f"data set {name} could not be read ({reason}); {fix}") from None
 
 # %% ../nbs/tools/corpus.ipynb #a6a63b5e
-def mix(
-    corpora: Sequence[tuple[Corpus, float]],  # corpora and their weights: shares of characters, which need not add up to 1
-) -> Corpus:
+def mix(corpora: Sequence[tuple[Corpus, float]]) -> Corpus:
     """Several corpora as one stream, with no randomness: the next document comes from the corpus that is furthest behind its share.
 
     The mix ends when the corpus whose turn it is has no more, so that the shares hold to the end. Raises ValueError for a weight
     that is not positive.
+    Args:
+        corpora: corpora and their weights: shares of characters, which need not add up to 1
     """
     names, weights = [corpus.name for corpus, _ in corpora], [weight for _, weight in corpora]
     for name, weight in zip(names, weights):
@@ -447,14 +448,16 @@ def mix(
 
 # %% ../nbs/tools/corpus.ipynb #d1356f7d
 def get_corpus(
-    name: str,  # a name, a path, a glob, "hf:owner/name", or a mix of them by weight, such as "tales=0.7,./notes=0.3"
-    column: str = "text",  # where the text stands in rows: of .jsonl and .parquet files, and of Hugging Face data sets
-    split: str = "train",  # of a Hugging Face data set
-    subset: str | None = None,  # the configuration of a Hugging Face data set
-    errors: str = "strict",  # of files: "replace" puts U+FFFD for bytes that are not UTF-8
+    name: str, column: str = "text", split: str = "train", subset: str | None = None, errors: str = "strict"
 ) -> Corpus:
     """A corpus by name: "tales", "shakespeare", "python-stdlib", a data set of the Hugging Face Hub ("openwebtext", "fineweb-edu",
     "tinystories", "hf:owner/name"), local files, or a mix. Raises FileNotFoundError when it is none of these.
+    Args:
+        name: a name, a path, a glob, "hf:owner/name", or a mix of them by weight, such as "tales=0.7,./notes=0.3"
+        column: where the text stands in rows: of .jsonl and .parquet files, and of Hugging Face data sets
+        split: of a Hugging Face data set
+        subset: the configuration of a Hugging Face data set
+        errors: of files: "replace" puts U+FFFD for bytes that are not UTF-8
     """
     built_in = {"tales": tales, "shakespeare": shakespeare, "python-stdlib": python_stdlib}
     if name in built_in:

@@ -22,10 +22,13 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1), linear.bias
 
-    def forward(
-        self,
-        x: Tensor,  # float32 (..., in)
-    ) -> Tensor:  # (..., out)
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: float32 (..., in)
+        Returns:
+            (..., out)
+        """
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
@@ -39,11 +42,13 @@ class Int8Linear(nn.Module):
         self.weight, self.bias = (weight / self.scale[:, None]).round().to(torch.int8), linear.bias
         self.scale16 = self.scale.bfloat16()
 
-    def forward(
-        self,
-        x: Tensor,  # float32 (..., in)
-    ) -> Tensor:  # (..., out)
-        "A row or a few with the int8 kernel, which takes bfloat16 activations; many rows, as in a prompt, with the weights widened."
+    def forward(self, x: Tensor) -> Tensor:
+        """A row or a few with the int8 kernel, which takes bfloat16 activations; many rows, as in a prompt, with the weights widened.
+        Args:
+            x: float32 (..., in)
+        Returns:
+            (..., out)
+        """
         rows = x.flatten(0, -2)
         if len(rows) > 8 or rows.shape[1] % 16:  # the kernel reads 16 numbers at a time, even past the end of a row
             y = F.linear(rows, self.weight.float()) * self.scale
@@ -52,11 +57,14 @@ class Int8Linear(nn.Module):
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
 # %% ../nbs/tools/decode.ipynb #5c086687
-def for_decoding(
-    model: GPT,  # on the CPU, float32
-    weights: str = "float32",  # "float32" computes the same; "int8" rounds the weights
-) -> GPT:  # shares what it can with the model
-    "A copy in eval mode that writes faster on a CPU, where reading the weights is what takes the time. It cannot be trained or saved."
+def for_decoding(model: GPT, weights: str = "float32") -> GPT:
+    """A copy in eval mode that writes faster on a CPU, where reading the weights is what takes the time. It cannot be trained or saved.
+    Args:
+        model: on the CPU, float32
+        weights: "float32" computes the same; "int8" rounds the weights
+    Returns:
+        shares what it can with the model
+    """
     if weights not in ("float32", "int8"):
         raise ValueError(f"weights must be float32 or int8, got {weights!r}")
     embedding = model.transformer.wte.weight

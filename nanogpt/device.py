@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import torch
 
 # %% ../nbs/tools/device.ipynb #2b366d05
-def pick_device(
-    device: str = "auto",  # auto, cpu, cuda, cuda:1, mps
-) -> torch.device:
-    "The device asked for, or the best one here. Raises ValueError for one that is not here."
+def pick_device(device: str = "auto") -> torch.device:
+    """The device asked for, or the best one here. Raises ValueError for one that is not here.
+    Args:
+        device: auto, cpu, cuda, cuda:1, mps
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "cuda":
@@ -32,11 +33,11 @@ def pick_device(
     return torch.device(device)
 
 # %% ../nbs/tools/device.ipynb #0e7882a5
-def pick_dtype(
-    device: torch.device,
-    dtype: str = "auto",  # or the name of one of torch's
-) -> torch.dtype:
-    "The dtype asked for, or the one that the device computes fast in: float32 everywhere but on CUDA."
+def pick_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
+    """The dtype asked for, or the one that the device computes fast in: float32 everywhere but on CUDA.
+    Args:
+        dtype: or the name of one of torch's
+    """
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' does not exist on MPS; set device='cpu'")
     if dtype != "auto":
@@ -56,10 +57,11 @@ def make_autocast(
 
 # %% ../nbs/tools/device.ipynb #6d2bbcb0
 @contextmanager
-def fast_float32(
-    tf32: bool,  # whether to allow it
-) -> Iterator[None]:
-    "Let float32 products use NVIDIA's tensor cores inside the block."
+def fast_float32(tf32: bool) -> Iterator[None]:
+    """Let float32 products use NVIDIA's tensor cores inside the block.
+    Args:
+        tf32: whether to allow it
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 and torch.cuda.is_available() else before)
     try:

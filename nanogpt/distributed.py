@@ -36,14 +36,21 @@ def checkpoint_blocks(
 
 
 def parallelize(
-    model: nn.Module,  # on its device, or on the CPU for "fsdp", which cuts it up in place
-    strategy: str = "ddp",  # "ddp": every rank has the whole model; "fsdp": each has its part of every weight
-    dtype: torch.dtype | None = None,  # of "fsdp": what weights are gathered and multiplied in
-    device: torch.device | None = None,  # where "fsdp" puts the parts of a model; None: where the model is
-) -> nn.Module:  # to be called in training: its gradients are means over the ranks
+    model: nn.Module,
+    strategy: str = "ddp",
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> nn.Module:
     """Make a model learn from all ranks.
 
     Make the optimizer afterwards. Outside of a process group it stays as it is.
+    Args:
+        model: on its device, or on the CPU for "fsdp", which cuts it up in place
+        strategy: "ddp": every rank has the whole model; "fsdp": each has its part of every weight
+        dtype: of "fsdp": what weights are gathered and multiplied in
+        device: where "fsdp" puts the parts of a model; None: where the model is
+    Returns:
+        to be called in training: its gradients are means over the ranks
     """
     if not dist.is_initialized():
         return model
@@ -72,10 +79,11 @@ def is_sharded(
     return isinstance(model, FSDPModule)
 
 
-def full_state_dict(
-    model: nn.Module,
-) -> dict[str, Any]:  # empty on the other ranks where the model is cut up
-    "The state dict that the model would have alone: for rank 0 to save."
+def full_state_dict(model: nn.Module) -> dict[str, Any]:
+    """The state dict that the model would have alone: for rank 0 to save.
+    Returns:
+        empty on the other ranks where the model is cut up
+    """
     if not is_sharded(model):
         return model.state_dict()
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -15,11 +15,14 @@ from typing import IO
 
 # %% ../nbs/tools/files.ipynb #d65d3946
 @contextmanager
-def atomic_write(
-    path: str | Path,  # the file to replace; its folder is made where it is missing
-    mode: str = "w",  # "w" for UTF-8 text, "wb" for bytes
-) -> Iterator[IO]:  # an open file; when the block ends without an error, it becomes `path`
-    "Write to a temporary file, `fsync` it, then rename it to `path`: after a crash the old file or the new one is there, whole."
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Write to a temporary file, `fsync` it, then rename it to `path`: after a crash the old file or the new one is there, whole.
+    Args:
+        path: the file to replace; its folder is made where it is missing
+        mode: "w" for UTF-8 text, "wb" for bytes
+    Returns:
+        an open file; when the block ends without an error, it becomes `path`
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,10 +51,13 @@ def _fsync_folder(folder: Path):
             os.close(handle)
 
 # %% ../nbs/tools/files.ipynb #fafe44a0
-def sha256_of(
-    path: str | Path,  # any file
-) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a file, read in pieces so that its size does not matter."
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, read in pieces so that its size does not matter.
+    Args:
+        path: any file
+    Returns:
+        64 hexadecimal digits
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):

@@ -24,12 +24,12 @@ from .recipe import TrainConfig, data_path
 from .vocab import Tokenizer, get_tokenizer, load_tokenizer
 
 # %% ../nbs/tools/inputs.ipynb #6e8e2f1f
-def load_data(
-    config: TrainConfig,
-) -> tuple[TokenDataset, TokenDataset, Tokenizer]:  # training split, validation split, and their tokenizer
+def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenizer]:
     """Open the prepared data, preparing it first where it is missing.
 
     Raises ValueError when it does not fit the description.
+    Returns:
+        training split, validation split, and their tokenizer
     """
     path = data_path(config)
     if not all((path / f"{split}.bin").exists() for split in SPLITS):  # nanoGPT's raw files
@@ -88,12 +88,13 @@ FREE = {"block_size", "dropout", "window", "document_token"}  # what may be chan
 
 
 def build_model(
-    config: TrainConfig,
-    data: TokenDataset,
-    tokenizer: Tokenizer | None,  # None: the ids are the data's, of which nobody says what they mean
-    checkpoint: dict,  # to go on from; empty for a new run
+    config: TrainConfig, data: TokenDataset, tokenizer: Tokenizer | None, checkpoint: dict
 ) -> GPT:
-    "The model to start with. Raises ValueError that names every way in which the weights do not fit the description."
+    """The model to start with. Raises ValueError that names every way in which the weights do not fit the description.
+    Args:
+        tokenizer: None: the ids are the data's, of which nobody says what they mean
+        checkpoint: to go on from; empty for a new run
+    """
     vocab_size = tokenizer.vocab_size if tokenizer else data.vocab_size or 0
     eot = tokenizer.eot if tokenizer else data.eot
     if config.document_masking and eot is None:
@@ -137,14 +138,13 @@ def build_model(
     return model
 
 # %% ../nbs/tools/inputs.ipynb #cb88ade3
-def check_ids(
-    source: str,  # where the model comes from
-    checkpoint: dict,  # from `load_model`
-    shape: GPTConfig,
-    tokenizer: Tokenizer,  # of the data
-    data: TokenDataset,
-):
-    "Raise ValueError where the data's ids mean another text to the model that is finetuned, or nothing."
+def check_ids(source: str, checkpoint: dict, shape: GPTConfig, tokenizer: Tokenizer, data: TokenDataset):
+    """Raise ValueError where the data's ids mean another text to the model that is finetuned, or nothing.
+    Args:
+        source: where the model comes from
+        checkpoint: from `load_model`
+        tokenizer: of the data
+    """
     if "tokenizer" in checkpoint:
         return check_tokenizer(checkpoint, tokenizer)
     if tokenizer.vocab_size > shape.vocab_size:

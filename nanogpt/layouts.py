@@ -31,10 +31,11 @@ ACCEPTED = {  # what a config.json may say beside the shape; the first value is 
 }  # fmt: skip
 
 
-def config_from_huggingface(
-    config: dict,  # what their config.json holds
-) -> GPTConfig:
-    "Our shape of their model: GPT-2, Llama or Qwen3. Raises ValueError that names what this package does not compute."
+def config_from_huggingface(config: dict) -> GPTConfig:
+    """Our shape of their model: GPT-2, Llama or Qwen3. Raises ValueError that names what this package does not compute.
+    Args:
+        config: what their config.json holds
+    """
     kind = config.get("model_type")
     if kind not in ACCEPTED:
         raise ValueError(f"model_type {kind!r} is of a layout that nanogpt does not know; it knows {', '.join(ACCEPTED)}")
@@ -96,13 +97,13 @@ PARTS = {  # what each architecture is made of; fields that are not here may hav
 }
 
 
-def config_to_huggingface(
-    config: GPTConfig,
-) -> dict:  # for their config.json
+def config_to_huggingface(config: GPTConfig) -> dict:
     """The architecture of transformers that computes the same function: GPT-2, Llama or Qwen3, with its shape.
 
     `bias=False` becomes a GPT-2 whose biases are zero. `document_token` is left out: inside one document it changes nothing. Rows that
     only pad the vocabulary are left out too. Raises ValueError that names the fields which no architecture has.
+    Returns:
+        for their config.json
     """
     n_kv_head = None if config.kv_heads == config.n_head else config.n_kv_head
     head_dim = None if config.head_size * config.n_head == config.n_embd else config.head_dim
@@ -186,10 +187,13 @@ class Piece(NamedTuple):
         return math.prod(self.shape)
 
 
-def huggingface_layout(
-    config: GPTConfig,  # one that `config_to_huggingface` takes
-) -> dict[str, list[Piece]]:  # our name -> the pieces that make up our tensor
-    "Where every one of our tensors stands in their files, read in both directions. Rows that pad the vocabulary stand nowhere."
+def huggingface_layout(config: GPTConfig) -> dict[str, list[Piece]]:
+    """Where every one of our tensors stands in their files, read in both directions. Rows that pad the vocabulary stand nowhere.
+    Args:
+        config: one that `config_to_huggingface` takes
+    Returns:
+        our name -> the pieces that make up our tensor
+    """
     with torch.device("meta"):  # shapes without memory
         shapes = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
     gpt2, layout = config.norm == "layer", {}

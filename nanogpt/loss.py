@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/tools/loss.ipynb #13220898
-def cross_entropy(
-    logits: Tensor,  # (..., V), such as (B, T, V)
-    targets: Tensor,  # int64 (...), such as (B, T); negative where there is nothing to predict
-) -> Tensor:  # the mean over the targets that count, in nats
-    "Minus the logarithm of each target's probability. nanoGPT marks what to leave out by -1, torch by -100."
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Minus the logarithm of each target's probability. nanoGPT marks what to leave out by -1, torch by -100.
+    Args:
+        logits: (..., V), such as (B, T, V)
+        targets: int64 (...), such as (B, T); negative where there is nothing to predict
+    Returns:
+        the mean over the targets that count, in nats
+    """
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten().clamp(min=-1), ignore_index=-1)
 
 # %% ../nbs/tools/loss.ipynb #9bf6c949
@@ -56,12 +59,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden.mul_(scale), grad_weight.mul_(scale), None, None, None
 
 
-def chunked_cross_entropy(
-    hidden: Tensor,  # (N, C), after the last norm
-    weight: Tensor,  # (V, C), the output layer
-    targets: Tensor,  # int64 (N,); negative where there is nothing to predict
-    chunk_size: int = 256,  # tokens whose logits exist at one time
-) -> Tensor:  # the mean loss in nats, as `cross_entropy` of all logits gives it
-    "The loss without N · V logits in memory: a chunk's gradients are made with its logits (Hsu et al. 2024)."
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_size: int = 256) -> Tensor:
+    """The loss without N · V logits in memory: a chunk's gradients are made with its logits (Hsu et al. 2024).
+    Args:
+        hidden: (N, C), after the last norm
+        weight: (V, C), the output layer
+        targets: int64 (N,); negative where there is nothing to predict
+        chunk_size: tokens whose logits exist at one time
+    Returns:
+        the mean loss in nats, as `cross_entropy` of all logits gives it
+    """
     total = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk_size, torch.is_grad_enabled())
     return total / (targets >= 0).sum()

@@ -20,11 +20,14 @@ from .loss import chunked_cross_entropy, cross_entropy
 from .rotary import rotary_angles
 
 # %% ../nbs/05_model.ipynb #9d77b69a
-def activation(
-    x: Tensor,  # (..., inner), or (..., 2 · inner) for swiglu
-    kind: str,  # "gelu", "gelu_exact", "relu2" or "swiglu"
-) -> Tensor:  # (..., inner)
-    "The activation function. GPT-2 was trained with the tanh form of GELU (Hendrycks & Gimpel 2016)."
+def activation(x: Tensor, kind: str) -> Tensor:
+    """The activation function. GPT-2 was trained with the tanh form of GELU (Hendrycks & Gimpel 2016).
+    Args:
+        x: (..., inner), or (..., 2 · inner) for swiglu
+        kind: "gelu", "gelu_exact", "relu2" or "swiglu"
+    Returns:
+        (..., inner)
+    """
     if kind == "relu2":
         return F.relu(x).square()
     if kind == "swiglu":
@@ -44,7 +47,8 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(config.inner, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, C)
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns: (B, T, C)"""
         return self.dropout(self.c_proj(activation(self.c_fc(x), self.kind)))
 
 # %% ../nbs/05_model.ipynb #bdd54edd
@@ -70,11 +74,20 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # (B, T, C)
-        cache: KVCache | None = None,  # of this layer, while sampling
-        mask: Tensor | None = None,  # where a query may look; None: causal
-        rotary: tuple[Tensor, Tensor] | None = None,  # the angles of the positions; None: no rotation
-    ) -> Tensor:  # (B, T, C)
+        x: Tensor,
+        cache: KVCache | None = None,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            x: (B, T, C)
+            cache: of this layer, while sampling
+            mask: where a query may look; None: causal
+            rotary: the angles of the positions; None: no rotation
+        Returns:
+            (B, T, C)
+        """
         x = x + self.attn(self.ln_1(x), cache, mask, rotary)
         return x + self.mlp(self.ln_2(x))
 
@@ -82,12 +95,12 @@ class Block(nn.Module):
 class Cache:
     "What a model has read, so that it need not read it again: the ids, and every layer's keys and values."
 
-    def __init__(
-        self,
-        config: GPTConfig,
-        capacity: int | None = None,  # positions to make room for; None: block_size
-        padding: Tensor | None = None,  # int64 (B,), ids at the start of each row that are no text
-    ):
+    def __init__(self, config: GPTConfig, capacity: int | None = None, padding: Tensor | None = None):
+        """
+        Args:
+            capacity: positions to make room for; None: block_size
+            padding: int64 (B,), ids at the start of each row that are no text
+        """
         self.layers = [KVCache(capacity or config.block_size) for _ in range(config.n_layer)]
         self.ids: Tensor | None = None  # int64 (B, length), what was read
         self.padding = padding
@@ -101,12 +114,16 @@ class Cache:
 
 # %% ../nbs/05_model.ipynb #467c212b
 def attention_mask(
-    config: GPTConfig,
-    ids: Tensor,  # all that may be seen, int64 (B, S)
-    queries: int,  # T, the last positions of it
-    padding: Tensor | None = None,  # int64 (B,), ids at the start of each row that are no text
-) -> Tensor | None:  # bool (B or 1, 1, T, S), True where a query may look; None where causality alone decides
-    "Causality, the window, the documents and the padding in one mask."
+    config: GPTConfig, ids: Tensor, queries: int, padding: Tensor | None = None
+) -> Tensor | None:
+    """Causality, the window, the documents and the padding in one mask.
+    Args:
+        ids: all that may be seen, int64 (B, S)
+        queries: T, the last positions of it
+        padding: int64 (B,), ids at the start of each row that are no text
+    Returns:
+        bool (B or 1, 1, T, S), True where a query may look; None where causality alone decides
+    """
     S = ids.shape[1]
     windowed = config.window is not None and config.window < S
     if not windowed and config.document_token is None and padding is None:
@@ -135,12 +152,14 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = make_norm(config)
 
-    def forward(
-        self,
-        idx: Tensor,  # token ids, int64 (B, T)
-        cache: Cache | None = None,  # what earlier calls read; idx then continues it
-    ) -> Tensor:  # (B, T, C), after the last norm
-        "Ids to vectors. Raises ValueError for a sequence longer than block_size."
+    def forward(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
+        """Ids to vectors. Raises ValueError for a sequence longer than block_size.
+        Args:
+            idx: token ids, int64 (B, T)
+            cache: what earlier calls read; idx then continues it
+        Returns:
+            (B, T, C), after the last norm
+        """
         config, T, ids, padding = self.config, idx.shape[1], idx, None
         if cache is not None:
             ids, padding = idx if cache.ids is None else torch.cat([cache.ids, idx], dim=1), cache.padding
@@ -189,14 +208,15 @@ class GPT(nn.Module):
         "The output layer: vectors (..., C) from `hidden_states` to scores (..., V)."
         return self.lm_head(hidden)[..., : self.config.vocab_size]
 
-    def forward(
-        self,
-        idx: Tensor,  # token ids, int64 (B, T)
-        targets: Tensor | None = None,  # the tokens that follow, int64 (B, T); negative: nothing to predict
-    ) -> tuple[Tensor | None, Tensor | None]:  # logits (B, T, V), and the mean loss in nats per target
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Scores for the next token at every position, and with targets the loss.
 
         With targets and `loss_chunk` set, the logits are never held together, and None is returned for them.
+        Args:
+            idx: token ids, int64 (B, T)
+            targets: the tokens that follow, int64 (B, T); negative: nothing to predict
+        Returns:
+            logits (B, T, V), and the mean loss in nats per target
         """
         hidden = self.hidden_states(idx)
         if targets is None:
@@ -223,13 +243,12 @@ class GPT(nn.Module):
 
 # %% ../nbs/05_model.ipynb #7f75a99b
 @torch.no_grad()
-def initialise(
-    model: GPT,
-    generator: torch.Generator | None = None,  # None: torch's global one
-):
+def initialise(model: GPT, generator: torch.Generator | None = None):
     """GPT-2's initialisation (Radford et al. 2019, section 2.3): normal weights and zero biases.
 
     2 · n_layer sub-layers add to the stream, so the variance of what they add is divided by that number.
+    Args:
+        generator: None: torch's global one
     """
     config = model.config
     for name, p in model.named_parameters():

@@ -24,11 +24,11 @@ class TensorBoardLog:
     Raises ImportError without TensorBoard.
     """
 
-    def __init__(
-        self,
-        out_dir: str | Path,
-        start: int = 0,  # the iteration that a run resumes from: rows of later ones are hidden; 0 hides all
-    ):
+    def __init__(self, out_dir: str | Path, start: int = 0):
+        """
+        Args:
+            start: the iteration that a run resumes from: rows of later ones are hidden; 0 hides all
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -50,14 +50,13 @@ class WandbLog:
     Raises ImportError without wandb, and ValueError when wandb does not start the run.
     """
 
-    def __init__(
-        self,
-        out_dir: str | Path,  # keeps the run's id, so that a resumed run goes on in the same run of W&B
-        project: str,
-        name: str,  # "" lets W&B find one
-        config: dict,
-        start: int = 0,  # the iteration that a run resumes from; 0 makes a new run of W&B
-    ):
+    def __init__(self, out_dir: str | Path, project: str, name: str, config: dict, start: int = 0):
+        """
+        Args:
+            out_dir: keeps the run's id, so that a resumed run goes on in the same run of W&B
+            name: "" lets W&B find one
+            start: the iteration that a run resumes from; 0 makes a new run of W&B
+        """
         try:
             import wandb
         except ImportError:
@@ -90,12 +89,12 @@ class LivePlot:
     Elsewhere nothing is shown, and `figure` can be saved.
     """
 
-    def __init__(
-        self,
-        floor: float | None = None,  # as in `plot_losses`
-        reference: list[tuple[int, float]]
-        | None = None,  # another run's validation loss: (iteration, value in the plot's unit)
-    ):
+    def __init__(self, floor: float | None = None, reference: list[tuple[int, float]] | None = None):
+        """
+        Args:
+            floor: as in `plot_losses`
+            reference: another run's validation loss: (iteration, value in the plot's unit)
+        """
         self.floor, self.reference, self.rows, self._shown = floor, reference, [], None
         set_style()
         self.figure = plt.figure(figsize=(9.0, 5.6))

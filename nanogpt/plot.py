@@ -7,6 +7,7 @@ __all__ = ['COLOURS', 'set_style', 'new_axes', 'heatmap', 'plot_losses', 'plot_e
 
 # %% ../nbs/tools/plot.ipynb #f6fca61c
 from collections.abc import Sequence
+from typing import overload
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,33 +22,47 @@ def set_style():
     plt.rcParams.update({
         "figure.figsize": (8, 4), "figure.dpi": 80, "savefig.dpi": 80, "figure.constrained_layout.use": True,
         "font.size": 11, "axes.titlesize": 12, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": plt.cycler(color=COLOURS), "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
     })  # fmt: skip
 
 
-def new_axes(
-    columns: int = 1,
-    rows: int = 1,
-    size: tuple[float, float] = (8.0, 4.0),  # of the whole figure, in inches
-):  # one Axes, or a flat array of them
-    "Axes in the course's style."
+@overload
+def new_axes(*, size: tuple[float, float] = ...) -> Axes: ...
+@overload
+def new_axes(columns: int, rows: int = 1, size: tuple[float, float] = ...) -> np.ndarray: ...
+def new_axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (8.0, 4.0)) -> Axes | np.ndarray:
+    """Axes in the course's style.
+    Args:
+        size: of the whole figure, in inches
+    Returns:
+        one Axes, or a flat array of them
+    """
     set_style()
     _, axes = plt.subplots(rows, columns, figsize=size)
     return axes if rows * columns == 1 else np.ravel(axes)
 
 # %% ../nbs/tools/plot.ipynb #fafe44a0
 def heatmap(
-    values,  # a matrix (rows, columns): array, tensor or nested lists
-    rows: Sequence[str] | None = None,  # a label a row
-    columns: Sequence[str] | None = None,  # a label a column
+    values,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     title: str = "",
-    numbers: bool = False,  # write each value into its cell
+    numbers: bool = False,
     ax: Axes | None = None,
-    **options,  # for `Axes.imshow`
+    **options,
 ) -> Axes:
-    "A matrix as colours."
+    """A matrix as colours.
+    Args:
+        values: a matrix (rows, columns): array, tensor or nested lists
+        rows: a label per row
+        columns: a label per column
+        numbers: write each value into its cell
+        **options: for `Axes.imshow`
+    """
     ax = ax or new_axes(size=(5.0, 4.2))
     values = np.asarray(values)
+    finite = values[np.isfinite(values)]
     image = ax.imshow(values, **{"cmap": "Blues", "aspect": "auto", **options})
     ax.grid(False)
     ax.set_title(title)
@@ -56,42 +71,44 @@ def heatmap(
     if columns is not None:
         ax.set_xticks(range(len(columns)), columns)
     if numbers:
-        middle = (values[np.isfinite(values)].max() + values[np.isfinite(values)].min()) / 2
+        middle = (finite.max() + finite.min()) / 2
         for (i, j), value in np.ndenumerate(values):
-            ax.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=9, color="white" if value > middle else "black")
+            colour = "white" if value > middle else "black"
+            ax.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=9, color=colour)
     else:
         ax.figure.colorbar(image, ax=ax)
     return ax
 
 # %% ../nbs/tools/plot.ipynb #dcbb262c
-def plot_losses(
-    metrics: list[dict],  # rows of metrics.jsonl
-    floor: float | None = None,  # the corpus's entropy in nats a character, drawn as a line
-    ax: Axes | None = None,
-) -> Axes:
-    "Training and validation loss over iterations, in nats a character where the rows know it, with the floor under them where it is known."
+def plot_losses(metrics: list[dict], floor: float | None = None, ax: Axes | None = None) -> Axes:
+    """Training and validation loss over iterations, in nats per character where the rows know it.
+    Args:
+        metrics: rows of metrics.jsonl
+        floor: the corpus's entropy in nats per character, drawn as a line
+    """
     per_character = metrics[-1].get("nats_per_character")
     scale = per_character / metrics[-1]["val_loss"] if per_character else 1.0
     ax = ax or new_axes()
     for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-        rows = [row for row in metrics if row.get(name) is not None]
-        if rows:
-            ax.plot([row["iter"] for row in rows], [scale * row[name] for row in rows], marker="o", markersize=3, label=label)
+        points = [(row["iter"], scale * row[name]) for row in metrics if row.get(name) is not None]
+        if points:
+            ax.plot(*zip(*points), marker="o", markersize=3, label=label)
     if floor is not None:
         ax.axhline(floor, color="black", linestyle="--", linewidth=1, label=f"floor {floor:.3f}")
-    ax.set(xlabel="iteration", ylabel=f"loss (nats a {'character' if per_character else 'token'})", ylim=(0, None))
+    ax.set(xlabel="iteration", ylabel=f"loss (nats per {'character' if per_character else 'token'})", ylim=(0, None))
     ax.legend()
     return ax
 
 
-def plot_emergence(
-    metrics: list[dict],  # rows with "well_formed" and "consistent"
-    ax: Axes | None = None,
-) -> Axes:
-    "The shares of samples that are well-formed and consistent, over iterations."
+def plot_emergence(metrics: list[dict], ax: Axes | None = None) -> Axes:
+    """The shares of samples that are well-formed and consistent, over iterations.
+    Args:
+        metrics: rows with "well_formed" and "consistent"
+    """
     ax = ax or new_axes()
-    for name in ("well_formed", "consistent"):
-        ax.plot([row["iter"] for row in metrics], [100 * row[name] for row in metrics], marker="o", markersize=3, label=name.replace("_", "-"))
+    iterations = [row["iter"] for row in metrics]
+    for name, label in (("well_formed", "well-formed"), ("consistent", "consistent")):
+        ax.plot(iterations, [100 * row[name] for row in metrics], marker="o", markersize=3, label=label)
     ax.set(xlabel="iteration", ylabel="samples (%)", ylim=(-2, 102))
     ax.legend()
     return ax

@@ -27,22 +27,24 @@ from .files import atomic_write, sha256_of
 from .vocab import Tokenizer, load_tokenizer
 
 # %% ../nbs/tools/prepare.ipynb #b2f4852a
-def split_of(
-    text: str,  # a document
-    val_fraction: float,  # the share of documents that is kept for validation
-) -> str:  # "train" or "val"
-    "The split of a document by a hash of its text alone: the same in any order of any corpus, and the same for every copy."
+def split_of(text: str, val_fraction: float) -> str:
+    """The split of a document by a hash of its text alone: the same in any order of any corpus, and the same for every copy.
+    Args:
+        text: a document
+        val_fraction: the share of documents that is kept for validation
+    Returns:
+        "train" or "val"
+    """
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return "val" if int.from_bytes(digest, "little") < val_fraction * 2**64 else "train"
 
 
-def split_documents(
-    corpus: Corpus,
-    val_fraction: float,
-) -> Iterator[tuple[int, str, str]]:  # number of the document, split, text
+def split_documents(corpus: Corpus, val_fraction: float) -> Iterator[tuple[int, str, str]]:
     """Deal documents to the splits, lazily.
 
     Where there are fewer than 10 / val_fraction documents, a hash could leave validation empty: each document's own end is kept instead.
+    Returns:
+        number of the document, split, text
     """
     documents = lambda: ((number, text) for number, text in enumerate(corpus.documents()) if text)
     few = sum(1 for _ in islice(documents(), math.ceil(10 / val_fraction))) < math.ceil(10 / val_fraction)
@@ -61,13 +63,12 @@ def split_documents(
 LONG = 1 << 20  # characters: longer documents are encoded in pieces, and this much text is one task
 
 
-def pieces(
-    text: str,
-    longest: int = LONG,  # characters
-) -> Iterator[str]:
+def pieces(text: str, longest: int = LONG) -> Iterator[str]:
     """Cut a long text before spaces that follow a letter.
 
     No token of a byte-pair encoding reaches from a letter over a space, so the pieces' ids are the whole text's ids.
+    Args:
+        longest: characters
     """
     start = 0
     while len(text) - start > longest:
@@ -225,17 +226,26 @@ def _write_meta(out_dir: Path, meta: dict):
 def prepare(
     corpus: Corpus,
     tokenizer: Tokenizer,
-    out_dir: str | Path,  # made where it is missing; gets shards, meta.json and tokenizer.json
-    val_fraction: float = 0.1,  # the share of documents that is kept for validation
-    workers: int | None = None,  # processes; None: as many as there are cores, once there is enough to do
-    shard_tokens: int = 1 << 24,  # a shard ends with the document that reaches this many tokens
-    overwrite: bool = False,  # replace other data in out_dir
-    progress: bool = False,  # show a bar with MB/s, tokens/s and the time left
-) -> dict:  # what meta.json says
+    out_dir: str | Path,
+    val_fraction: float = 0.1,
+    workers: int | None = None,
+    shard_tokens: int = 1 << 24,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict:
     """Turn a corpus into ids on disk: shards `train-00000.bin`, …, `val-00000.bin`, … of one long row of ids each split.
 
     Where the tokenizer has an end-of-text id, it stands before, between and after the documents. A preparation that was cut short goes on
     after its last whole shard and gives the same bytes. Raises ValueError for other data in out_dir, and where a split would be empty.
+    Args:
+        out_dir: made where it is missing; gets shards, meta.json and tokenizer.json
+        val_fraction: the share of documents that is kept for validation
+        workers: processes; None: as many as there are cores, once there is enough to do
+        shard_tokens: a shard ends with the document that reaches this many tokens
+        overwrite: replace other data in out_dir
+        progress: show a bar with MB/s, tokens/s and the time left
+    Returns:
+        what meta.json says
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
@@ -272,10 +282,13 @@ def _write_shards(out_dir: Path, corpus: Corpus, tokenizer: Tokenizer, meta: dic
             raise ValueError(f"the corpus {corpus.name!r} has no text for the split {split!r}; use more text or another val_fraction")
 
 # %% ../nbs/tools/prepare.ipynb #19917a58
-def verify(
-    folder: str | Path,  # of prepared data
-) -> list[str]:  # what is wrong, one line each; nothing when all is right
-    "Compare prepared data with its manifest: every shard is there, unchanged, and within the vocabulary, and the tokenizer is the same."
+def verify(folder: str | Path) -> list[str]:
+    """Compare prepared data with its manifest: every shard is there, unchanged, and within the vocabulary, and the tokenizer is the same.
+    Args:
+        folder: of prepared data
+    Returns:
+        what is wrong, one line each; nothing when all is right
+    """
     folder = Path(folder)
     meta, problems = read_meta(folder), []
     if not meta:

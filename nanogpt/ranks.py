@@ -25,13 +25,13 @@ def rank_and_size() -> tuple[int, int]:
 
 
 @contextmanager
-def process_group(
-    device: torch.device,  # of this rank
-    timeout: float = 600.0,  # seconds that a rank waits for the others before it gives up
-) -> Iterator[None]:
+def process_group(device: torch.device, timeout: float = 600.0) -> Iterator[None]:
     """Join the processes that a launcher started. Does nothing in a process alone.
 
     A process joins once and leaves when it ends: a second group would find the addresses of the first.
+    Args:
+        device: of this rank
+        timeout: seconds that a rank waits for the others before it gives up
     """
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_initialized():
         if device.type == "cuda":
@@ -44,19 +44,25 @@ def process_group(
         dist.barrier()  # nobody leaves while another still needs an answer
 
 # %% ../nbs/tools/ranks.ipynb #b664c811
-def sum_over_ranks(
-    values: Tensor,  # of the same shape on every rank; it is changed
-) -> Tensor:  # the same on every rank
-    "All-reduce: every rank gets the sum."
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """All-reduce: every rank gets the sum.
+    Args:
+        values: of the same shape on every rank; it is changed
+    Returns:
+        the same on every rank
+    """
     if rank_and_size()[1] > 1:
         dist.all_reduce(values)
     return values
 
 
-def gather(
-    value: Any,  # anything that pickles, of this rank
-) -> list:  # of all ranks, in their order
-    "All-gather of objects: every rank gets everyone's."
+def gather(value: Any) -> list:
+    """All-gather of objects: every rank gets everyone's.
+    Args:
+        value: anything that pickles, of this rank
+    Returns:
+        of all ranks, in their order
+    """
     values = [value] * rank_and_size()[1]
     if len(values) > 1:
         dist.all_gather_object(values, value)

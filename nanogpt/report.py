@@ -32,11 +32,11 @@ class Reference:
     unit: str  # the column of metrics.jsonl that they are in
     curve: tuple[tuple[int, float], ...]  # iteration, loss
 
-    def loss_at(
-        self,
-        iteration: float,
-    ) -> float | None:  # None outside of the curve
-        "The loss at an iteration, along straight lines."
+    def loss_at(self, iteration: float) -> float | None:
+        """The loss at an iteration, along straight lines.
+        Returns:
+            None outside of the curve
+        """
         iterations, losses = zip(*self.curve)
         return (
             float(np.interp(iteration, iterations, losses)) if iterations[0] <= iteration <= iterations[-1] else None
@@ -58,10 +58,11 @@ REFERENCES = {
 }  # fmt: skip
 
 
-def reference_of(
-    config: TrainConfig,
-) -> Reference | None:  # None where it names none, or is another run than the one that it names
-    "The recorded run that a run can be compared with."
+def reference_of(config: TrainConfig) -> Reference | None:
+    """The recorded run that a run can be compared with.
+    Returns:
+        None where it names none, or is another run than the one that it names
+    """
     if not config.reference:
         return None
     theirs, same = PRESETS[config.reference], ("corpus", "tokenizer", "aligned", "sampling", "document_masking")
@@ -74,17 +75,19 @@ def reference_of(
     return REFERENCES[config.reference] if shape == theirs.model else None
 
 # %% ../nbs/tools/report.ipynb #f70fc40f
-def tokens_per_character(
-    data: TokenDataset,  # prepared, so that its characters were counted
-) -> float:
-    "Turns nats a token into nats a character."
+def tokens_per_character(data: TokenDataset) -> float:
+    """Turns nats a token into nats a character.
+    Args:
+        data: prepared, so that its characters were counted
+    """
     return data.info["tokens"] / data.info["characters"]
 
 
-def validation_batches(
-    run: Run,
-) -> Iterator[tuple[Tensor, Tensor]]:  # x and y, both (B, T)
-    "What an evaluation of a run reads: the first `eval_windows` windows, whatever size the batches have, or all."
+def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """What an evaluation of a run reads: the first `eval_windows` windows, whatever size the batches have, or all.
+    Returns:
+        x and y, both (B, T)
+    """
     config, data = run.config, run.val_data
     if not isinstance(data, TokenDataset):
         yield from data
@@ -97,11 +100,13 @@ def validation_batches(
             return
 
 
-def evaluate_run(
-    run: Run,
-    on_eval: Callable[[Run], dict | None] | None = None,  # adds columns
-) -> dict:  # the same on every rank, except for the seconds
-    "One row of metrics: losses, speed, and what `on_eval` adds."
+def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) -> dict:
+    """One row of metrics: losses, speed, and what `on_eval` adds.
+    Args:
+        on_eval: adds columns
+    Returns:
+        the same on every rank, except for the seconds
+    """
     val_loss = evaluate(run.eval_model, validation_batches(run), run.autocast)
     more = (on_eval(run) if on_eval else None) or {}
     row = {
@@ -125,10 +130,11 @@ def evaluate_run(
     return row | more
 
 # %% ../nbs/tools/report.ipynb #42e01e1d
-def read_metrics(
-    path: str | Path,  # a metrics.jsonl, or the folder of a run
-) -> list[dict]:
-    "The rows of a run's metrics file. A last line that was cut short by a crash is left out."
+def read_metrics(path: str | Path) -> list[dict]:
+    """The rows of a run's metrics file. A last line that was cut short by a crash is left out.
+    Args:
+        path: a metrics.jsonl, or the folder of a run
+    """
     path, rows = Path(path), []
     for line in (path / "metrics.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
         try:
@@ -179,10 +185,11 @@ def describe(
     return "\n".join(lines)
 
 
-def format_row(
-    row: dict,  # of metrics
-) -> str:
-    "A row of metrics as one line to print."
+def format_row(row: dict) -> str:
+    """A row of metrics as one line to print.
+    Args:
+        row: of metrics
+    """
     parts = [f"iter {row['iter']:>6,}"]
     for name in ("train_loss", "val_loss", "excess"):
         if row.get(name) is not None:

@@ -22,15 +22,19 @@ from .ranks import gather, rank_and_size, rank_zero_first
 
 # %% ../nbs/tools/sharded.ipynb #f3797f55
 def save_sharded(
-    folder: str | Path,  # new; on a disk that all ranks share
+    folder: str | Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    rest: dict,  # everything else of the checkpoint; rank 0's is written
-    more: dict[str, Tensor] | None = None,  # further tensors that are cut up like the model's
+    rest: dict,
+    more: dict[str, Tensor] | None = None,
 ):
     """Each rank writes its parts.
 
     Rank 0 writes run.pt last, with all checksums: without it the folder is no checkpoint.
+    Args:
+        folder: new; on a disk that all ranks share
+        rest: everything else of the checkpoint; rank 0's is written
+        more: further tensors that are cut up like the model's
     """
     folder, (rank, _) = Path(folder), rank_and_size()
     with rank_zero_first():
@@ -58,12 +62,12 @@ def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{index}.{name}": tensor for index, tensors in state.items() for name, tensor in tensors.items()}
 
 # %% ../nbs/tools/sharded.ipynb #d10521c1
-def check_sharded(
-    folder: str | Path,
-) -> dict:  # what `save_sharded` got as `rest`
+def check_sharded(folder: str | Path) -> dict:
     """Read run.pt and compare every part with its checksum.
 
     Raises ValueError that names a bad part, or FileNotFoundError.
+    Returns:
+        what `save_sharded` got as `rest`
     """
     folder = Path(folder)
     rest = load_checkpoint(folder / "run.pt")
@@ -75,23 +79,30 @@ def check_sharded(
     return rest
 
 
-def make_moments(
-    optimizer: torch.optim.Optimizer,  # AdamW
-):
-    "Make Adam's moments now, and not in the first step."
+def make_moments(optimizer: torch.optim.Optimizer):
+    """Make Adam's moments now, and not in the first step.
+    Args:
+        optimizer: AdamW
+    """
     for p in (p for group in optimizer.param_groups for p in group["params"]):
         zero = torch.zeros((), dtype=torch.float32, device=p.device)
         optimizer.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
 def load_sharded(
-    folder: str | Path,  # from `save_sharded`, by any number of ranks
-    checkpoint: dict,  # from `check_sharded`
-    model: nn.Module,  # cut up or whole: it gets its part
-    optimizer: torch.optim.Optimizer,  # AdamW
+    folder: str | Path,
+    checkpoint: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     more: dict[str, Tensor] | None = None,
 ):
-    "Load weights and moments into a model and an optimizer of any number of ranks."
+    """Load weights and moments into a model and an optimizer of any number of ranks.
+    Args:
+        folder: from `save_sharded`, by any number of ranks
+        checkpoint: from `check_sharded`
+        model: cut up or whole: it gets its part
+        optimizer: AdamW
+    """
     if not optimizer.state:
         make_moments(optimizer)
     with torch.no_grad(), warnings.catch_warnings():
@@ -103,10 +114,13 @@ def load_sharded(
         model.load_state_dict(tensors["model"])
 
 # %% ../nbs/tools/sharded.ipynb #ea8bdff1
-def latest_checkpoint(
-    out_dir: str | Path,  # the folder of a run, which all ranks see
-) -> tuple[Path, dict]:  # its newest checkpoint that is whole, and what is in it, on the CPU, without the parts
-    "Where a run goes on. A damaged checkpoint is passed over with a warning. Raises ValueError where all are damaged."
+def latest_checkpoint(out_dir: str | Path) -> tuple[Path, dict]:
+    """Where a run goes on. A damaged checkpoint is passed over with a warning. Raises ValueError where all are damaged.
+    Args:
+        out_dir: the folder of a run, which all ranks see
+    Returns:
+        its newest checkpoint that is whole, and what is in it, on the CPU, without the parts
+    """
     problems = []
     for path in find_checkpoints(out_dir):
         try:

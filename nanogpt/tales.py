@@ -20,11 +20,12 @@ from itertools import combinations, product
 Entry = dict[str, str]  # form -> text; the form "" is the plain one
 
 
-def entries(
-    words: str,  # entries separated by ", "; the forms of one entry separated by "/"
-    *forms: str,  # names of the forms after the plain one
-) -> list[Entry]:
-    'A table of words: `entries("three/two", "less") == [{"": "three", "less": "two"}]`.'
+def entries(words: str, *forms: str) -> list[Entry]:
+    """A table of words: `entries("three/two", "less") == [{"": "three", "less": "two"}]`.
+    Args:
+        words: entries separated by ", "; the forms of one entry separated by "/"
+        *forms: names of the forms after the plain one
+    """
     return [dict(zip(("", *forms), entry.split("/"), strict=True)) for entry in words.split(", ")]
 
 # %% ../nbs/02_corpus.ipynb #fafe44a0
@@ -36,12 +37,13 @@ class Grammar:
     another form of it. Variables that share a table never share an entry.
     """
 
-    def __init__(
-        self,
-        rules: dict[str, list[str]],  # rule -> its templates
-        variables: dict[str, list[Entry]],  # variable -> its table
-        start: str,  # the rule that makes a whole text
-    ):
+    def __init__(self, rules: dict[str, list[str]], variables: dict[str, list[Entry]], start: str):
+        """
+        Args:
+            rules: rule -> its templates
+            variables: variable -> its table
+            start: the rule that makes a whole text
+        """
         self.variables, self.start = variables, start
         self.rules = {rule: [self._compile(template, rules) for template in templates] for rule, templates in rules.items()}
 
@@ -62,11 +64,11 @@ class Grammar:
         return [entry for entry in table if entry not in taken] if taken else table
 
 # %% ../nbs/02_corpus.ipynb #dcbb262c
-def generate_text(
-    grammar: Grammar,
-    rng: random.Random,  # the source of all choices; `random.Random(seed)` gives the same texts on every machine
-) -> str:
-    "Draw one text: walk the templates from left to right and choose at every slot."
+def generate_text(grammar: Grammar, rng: random.Random) -> str:
+    """Draw one text: walk the templates from left to right and choose at every slot.
+    Args:
+        rng: the source of all choices; `random.Random(seed)` gives the same texts on every machine
+    """
     out, bound, uniform = [], {}, rng.random
 
     def expand(rule: str):
@@ -257,12 +259,12 @@ class Derivation:
     values: dict[str, str]  # variable -> the entry that it took
 
 
-def parse(
-    text: str,  # one whole text
-    grammar: Grammar = TALES,
-    agreement: bool = True,  # False: let every slot say any entry, whatever was said before
-) -> Derivation:
-    "The one derivation of `text`. Raises ParseError where it leaves the grammar."
+def parse(text: str, grammar: Grammar = TALES, agreement: bool = True) -> Derivation:
+    """The one derivation of `text`. Raises ParseError where it leaves the grammar.
+    Args:
+        text: one whole text
+        agreement: False: let every slot say any entry, whatever was said before
+    """
     end, nats, bound = _parse_rule(grammar, text, 0, grammar.start, {}, agreement)
     if end < len(text):
         raise ParseError(text, end, grammar.start, "the end")
@@ -309,10 +311,13 @@ def _parse_slot(grammar: Grammar, text: str, position: int, rule: str, slot: tup
     raise ParseError(text, position, rule, f"{free[0][form]!r} again" if known else f"a {name} such as {free[0][form]!r}")
 
 # %% ../nbs/02_corpus.ipynb #7f75a99b
-def tale_level(
-    text: str,  # one tale, without the newline that ends it
-) -> str:  # "consistent", "well-formed" or "broken"
-    "How much of a tale is right: its words and sentences (well-formed), and its name, pronouns, object and count too (consistent)."
+def tale_level(text: str) -> str:
+    """How much of a tale is right: its words and sentences (well-formed), and its name, pronouns, object and count too (consistent).
+    Args:
+        text: one tale, without the newline that ends it
+    Returns:
+        "consistent", "well-formed" or "broken"
+    """
     for level, agreement in (("consistent", True), ("well-formed", False)):
         try:
             parse(text, agreement=agreement)
@@ -322,10 +327,13 @@ def tale_level(
     return "broken"
 
 
-def score_tales(
-    texts: Iterable[str],  # any texts
-) -> dict[str, float]:  # shares from 0 to 1; every consistent tale is well-formed too
-    "The shares of well-formed and of consistent tales. Raises ValueError when there are none to score."
+def score_tales(texts: Iterable[str]) -> dict[str, float]:
+    """The shares of well-formed and of consistent tales. Raises ValueError when there are none to score.
+    Args:
+        texts: any texts
+    Returns:
+        shares from 0 to 1; every consistent tale is well-formed too
+    """
     levels = [tale_level(text) for text in texts]
     if not levels:
         raise ValueError("no tales to score")

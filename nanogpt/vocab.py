@@ -16,7 +16,7 @@ from typing import Protocol
 import regex
 
 from .bpe import train_bpe
-from nanogpt.tokenizer import (
+from .tokenizer import (
     BPETokenizer,
     ByteTokenizer,
     CharTokenizer,
@@ -30,10 +30,11 @@ from nanogpt.tokenizer import (
 class TiktokenTokenizer(TokenizerBase):
     "A vocabulary of OpenAI's, through tiktoken's fast encoder."
 
-    def __init__(
-        self,
-        name: str = "gpt2",  # an encoding that tiktoken knows: "gpt2", "cl100k_base", …
-    ):
+    def __init__(self, name: str = "gpt2"):
+        """
+        Args:
+            name: an encoding that tiktoken knows: "gpt2", "cl100k_base", …
+        """
         import tiktoken  # here, since it takes a moment
 
         if name not in tiktoken.list_encoding_names():
@@ -87,10 +88,11 @@ def _bpe_from_dict(byte_ids: list[int], merges: list[list[int]], special_ids: di
     return BPETokenizer(vocab, pairs, list(special_ids))
 
 
-def tokenizer_from_dict(
-    definition: dict,  # what `to_dict` gave
-) -> Tokenizer:
-    "The tokenizer of a saved definition. Raises ValueError for a kind that this version does not know."
+def tokenizer_from_dict(definition: dict) -> Tokenizer:
+    """The tokenizer of a saved definition. Raises ValueError for a kind that this version does not know.
+    Args:
+        definition: what `to_dict` gave
+    """
     match definition:
         case {"type": "bpe", "bytes": [*byte_ids], "merges": [*merges], "special_tokens": {**special_ids}} if len(byte_ids) == 256:
             return _bpe_from_dict(byte_ids, merges, special_ids)
@@ -103,10 +105,11 @@ def tokenizer_from_dict(
     raise ValueError(f"not a tokenizer that this version of nanogpt knows: {str(definition)[:80]!r}")
 
 # %% ../nbs/tools/vocab.ipynb #549666fa
-def load_tokenizer(
-    path: str | Path,  # a file that `save` wrote, or a folder that holds tokenizer.json
-) -> Tokenizer:
-    "Read a saved tokenizer. Raises FileNotFoundError, or ValueError when the file is something else."
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read a saved tokenizer. Raises FileNotFoundError, or ValueError when the file is something else.
+    Args:
+        path: a file that `save` wrote, or a folder that holds tokenizer.json
+    """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.exists():
@@ -119,12 +122,15 @@ def load_tokenizer(
 
 # %% ../nbs/tools/vocab.ipynb #12416747
 def get_tokenizer(
-    name: str,  # "char", "byte", "gpt2", "bpe-512" (or another size), or the path of a saved tokenizer
-    texts: Iterable[str] | None = None,  # the texts from which "char" and "bpe-…" take their vocabulary
-    eot: str | None = None,  # for "char": the character that ends a document; "bpe-…" has <|endoftext|>
-    workers: int | None = None,  # for "bpe-…": processes that count
+    name: str, texts: Iterable[str] | None = None, eot: str | None = None, workers: int | None = None
 ) -> Tokenizer:
-    "A tokenizer by name. Raises ValueError for an unknown name."
+    """A tokenizer by name. Raises ValueError for an unknown name.
+    Args:
+        name: "char", "byte", "gpt2", "bpe-512" (or another size), or the path of a saved tokenizer
+        texts: the texts from which "char" and "bpe-…" take their vocabulary
+        eot: for "char": the character that ends a document; "bpe-…" has <|endoftext|>
+        workers: for "bpe-…": processes that count
+    """
     size = regex.fullmatch("bpe-([0-9]+)", name)
     if texts is None and (name == "char" or size):
         raise ValueError(f"the {name!r} tokenizer takes its vocabulary from a text: pass texts=")

@@ -1,6 +1,6 @@
-"""Write the GitHub owner, repository and branch of settings.ini into every badge, clone command and set-up cell.
+"""Write GitHub's owner, repository and branch from settings.ini into badges, clone commands and set-up cells.
 
-A fork changes settings.ini and runs `python scripts/badges.py`. With --check, only say which files would change.
+A fork changes settings.ini and runs `python scripts/badges.py`. With --check, it only says what would change.
 """
 import re
 import sys
@@ -31,6 +31,7 @@ for path in [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "nbs"
         stale.append(str(path.relative_to(root)))
         if "--check" not in sys.argv:
             path.write_text(after, encoding="utf-8", newline="\n")
-if stale:
-    print(("links to another repository than settings.ini names: " if "--check" in sys.argv else "rewrote ") + ", ".join(stale))
-sys.exit(1 if stale and "--check" in sys.argv else 0)
+check = "--check" in sys.argv
+for name in stale:
+    print(f"{name}: links to another repository; run scripts/badges.py" if check else f"rewrote {name}")
+sys.exit(1 if stale and check else 0)

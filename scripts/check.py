@@ -1,5 +1,10 @@
-"""Fail when the package is not what the notebooks export, a notebook is not clean, or a link names another repository."""
+"""Check the house rules, and print a line for each problem.
+
+The package is what the notebooks export, notebooks are clean, links are right, and nothing is too large.
+"""
 import filecmp
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,34 +13,77 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 tool = Path(sys.executable).parent
+BY_HAND = ("__init__.py", "_docstrings.py")  # in the package, but from no notebook
+CHAPTER, MODULE, CELL, WIDTH = 300, 450, 30, 120  # exported lines, lines, lines; characters of a line
 
 
 def files_in(folder: Path, suffix: str) -> dict[str, Path]:
-    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob(f"*{suffix}")) if ".ipynb_checkpoints" not in path.parts}
+    found = (path for path in sorted(folder.rglob(f"*{suffix}")) if ".ipynb_checkpoints" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def differences(ours: dict[str, Path], made: dict[str, Path]) -> list[str]:
-    return [name for name in sorted(ours.keys() | made.keys()) if name not in ours or name not in made or not filecmp.cmp(ours[name], made[name], False)]
+    changed = {name for name in ours.keys() & made.keys() if not filecmp.cmp(ours[name], made[name], False)}
+    return sorted((ours.keys() ^ made.keys()) | changed)
 
 
-with tempfile.TemporaryDirectory() as folder:
-    copy = Path(folder) / "copy"
-    copy.mkdir()
-    for name in ("nbs", "nanogpt"):
-        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("pyproject.toml", "settings.ini", "README.md"):
-        shutil.copy(root / name, copy / name)
-    for path in (copy / "nanogpt").glob("*.py"):
-        if path.name != "__init__.py":
-            path.unlink()
-    for command in ("nbdev-export", "nbdev-clean"):
-        subprocess.run([tool / command], cwd=copy, check=True)
-    stale = differences(files_in(root / "nanogpt", ".py"), files_in(copy / "nanogpt", ".py"))
-    unclean = differences(files_in(root / "nbs", ".ipynb"), files_in(copy / "nbs", ".ipynb"))
+def stale_files() -> list[str]:
+    "Export and clean a copy, and say what differs from it."
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        junk = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        for name in ("nbs", "nanogpt"):
+            shutil.copytree(root / name, copy / name, ignore=junk)
+        for name in ("pyproject.toml", "settings.ini", "README.md"):
+            shutil.copy(root / name, copy / name)
+        for path in (copy / "nanogpt").glob("*.py"):
+            if path.name not in BY_HAND:
+                path.unlink()
+        for command in ("nbdev-export", "nbdev-clean"):
+            subprocess.run([tool / command], cwd=copy, check=True)
+        stale = differences(files_in(root / "nanogpt", ".py"), files_in(copy / "nanogpt", ".py"))
+        unclean = differences(files_in(root / "nbs", ".ipynb"), files_in(copy / "nbs", ".ipynb"))
+    return [f"nanogpt/{name}: not what the notebooks export; run nbdev-export" for name in stale] + [
+        f"nbs/{name}: not clean; run nbdev-clean" for name in unclean
+    ]
 
-if stale:
-    print(f"not what the notebooks export: {', '.join(stale)}; run nbdev-export")
-if unclean:
-    print(f"not clean: {', '.join(unclean)}; run nbdev-clean")
+
+def wide_lines(source: str, place: str) -> list[str]:
+    wide = [(number, len(line)) for number, line in enumerate(source.splitlines(), 1) if len(line) > WIDTH]
+    return [f"{place}:{number}: {length} characters (at most {WIDTH})" for number, length in wide]
+
+
+def large_notebook(path: Path) -> list[str]:
+    "Lines that are too wide; in a chapter also what it exports, and cells, unless they are classes."
+    place, exported, problems = path.relative_to(root).as_posix(), 0, []
+    chapter = path.parent == root / "nbs" and path.name[0].isdigit()
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        source, name = "".join(cell["source"]), f"{place}, cell {cell['id']}"
+        lines = len(source.splitlines())
+        problems += wide_lines(source, name)
+        exported += lines * source.startswith("#| export")
+        if chapter and lines > CELL and not re.search("^class ", source, re.M):
+            problems.append(f"{name}: {lines} lines (at most {CELL} unless it is a class)")
+    if chapter and exported > CHAPTER:
+        problems.append(f"{place}: exports {exported} lines (a chapter is one idea: at most {CHAPTER})")
+    return problems
+
+
+def large_module(path: Path) -> list[str]:
+    source, place = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
+    lines = len(source.splitlines())
+    too_long = [f"{place}: {lines} lines (at most {MODULE})"] if lines > MODULE else []
+    return too_long + wide_lines(source, place)
+
+
+problems = stale_files()
+for path in files_in(root / "nbs", ".ipynb").values():
+    problems += large_notebook(path)
+for path in sorted((root / "nanogpt").glob("*.py")):
+    if path.name != "_modidx.py":
+        problems += large_module(path)
 links = subprocess.run([sys.executable, root / "scripts" / "badges.py", "--check"]).returncode
-sys.exit(1 if stale or unclean or links else 0)
+print("\n".join(problems) or "the package, the notebooks and their sizes are as they should be")
+sys.exit(1 if problems or links else 0)

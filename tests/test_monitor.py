@@ -134,7 +134,7 @@ def test_the_figure_is_in_nats_a_character_where_the_rows_know_them():
     plot = LivePlot()
     plot(row(0, nats_per_character=1.25))
     losses = plot.figure.axes[0]
-    assert lines(losses) == {"validation": [(0, 1.25)]} and losses.get_ylabel() == "loss (nats a character)"
+    assert lines(losses) == {"validation": [(0, 1.25)]} and losses.get_ylabel() == "loss (nats per character)"
 
 
 def test_a_notebook_shows_one_picture_that_changes_in_place():

@@ -79,7 +79,9 @@ def iterations(config: TrainConfig) -> dict[str, int]:
 SERVER = """
 import json, os, sys, threading, time, traceback
 import torch
-import nanogpt.train as training
+from importlib import import_module
+
+training = import_module("nanogpt.train")  # the name nanogpt.train is the function
 torch.set_num_threads(1)
 fsync, step, write, first = os.fsync, training.Run.step, training.CheckpointWriter._write, True
 

@@ -1,11 +1,19 @@
-"""settings.ini is the one home of the metadata, and the runtime stands without the tools that make it."""
+"""settings.ini is the one home of the metadata; the package is light, documented, and needs none of its tools."""
 import ast
+import inspect
+import pickle
+import re
 import subprocess
 import sys
 import tomllib
 from configparser import ConfigParser
 from importlib.metadata import metadata, requires
 from pathlib import Path
+
+import pytest
+
+import nanogpt
+from nanogpt._docstrings import PRAGMA, documented, public_functions, relative_imports, without_docstrings
 
 root = Path(__file__).parent.parent
 config = ConfigParser(delimiters=["="])
@@ -16,10 +24,12 @@ project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 def test_the_three_files_agree():
     assert project["project"]["name"] == settings["lib_name"] == metadata("nanogpt")["Name"]
-    assert project["project"]["requires-python"] == f">={settings['min_python']}" == metadata("nanogpt")["Requires-Python"]
+    python = f">={settings['min_python']}"
+    assert project["project"]["requires-python"] == python == metadata("nanogpt")["Requires-Python"]
     assert metadata("nanogpt")["Version"] == settings["version"]
     assert metadata("nanogpt")["Summary"] == settings["description"]
-    assert not {"version", "description", "dependencies", "optional-dependencies", "scripts"} - set(project["project"]["dynamic"])
+    dynamic = {"version", "description", "dependencies", "optional-dependencies", "scripts"}
+    assert dynamic <= set(project["project"]["dynamic"])
     assert project["tool"]["nbdev"]["lib_path"] == settings["lib_name"]
 
 
@@ -30,24 +40,33 @@ def test_installed_requirements_are_those_of_settings():
 
 
 def test_every_direct_requirement_is_pinned():
-    pinned = {line.split("==")[0].lower() for line in (root / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
-    needs = [need for key, value in settings.items() if key.endswith("requirements") for need in value.split()]
-    assert {need.split(">=")[0].lower() for need in needs} <= pinned
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
+    keys = [key for key in settings if key.endswith("requirements")]
+    needs = [need for key in keys for need in settings[key].split()]
+    assert {re.split(r"\[|>=", need)[0].lower() for need in needs} <= pinned
+
+
+def in_a_process(code: str) -> str:
+    "What a fresh Python prints."
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_runtime_imports_no_tools():
     modules = [path.stem for path in (root / "nanogpt").glob("*.py") if not path.stem.startswith("_")]
     code = (
         f"import sys, importlib; [importlib.import_module('nanogpt.' + m) for m in {modules}]; "
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'nbdev', 'fastcore', 'transformers', 'datasets', 'IPython'}))"
+        "tools = {'nbdev', 'fastcore', 'transformers', 'datasets', 'IPython'}; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & tools))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+    assert in_a_process(code) == "[]"
 
 
 ORDER = """
-    files config plot tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim device ranks step decode sample
-    checkpoint layouts hub distributed sharded recipe report start monitor train bench widgets cli
+    files config plot cuts tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim
+    device ranks step decode sample checkpoint layouts hub distributed sharded recipe inputs start report monitor
+    train bench benchmarks widgets cli
 """.split()
 
 
@@ -55,8 +74,9 @@ def imports_of(source: str) -> set[str]:
     "The package's modules that a module imports, at its top or inside a function."
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nanogpt"):
-            module = (node.module or "").removeprefix("nanogpt").strip(".")
+        name = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and (node.level or name.split(".")[0] == "nanogpt"):
+            module = name.removeprefix("nanogpt").strip(".")
             found |= {module} if module else {alias.name for alias in node.names}
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nanogpt.")}
@@ -72,15 +92,172 @@ def test_modules_import_only_modules_above_them():
 
 
 def test_imports_inside_functions_are_found():
-    assert imports_of("def f():\n    from nanogpt.hub import load") == imports_of("from .hub import (\n    load,\n)") == {"hub"}
+    assert imports_of("def f():\n    from nanogpt.hub import load") == {"hub"}
+    assert imports_of("from .hub import (\n    load,\n)") == {"hub"}
     assert imports_of("from . import hub") == imports_of("import nanogpt.hub") == {"hub"}
 
 
 def test_every_file_is_opened_as_utf8():
-    "Path.read_text, open and json files take the locale's encoding on Windows unless they are told otherwise."
+    "Otherwise Path.read_text, open and json files take the locale's encoding on Windows."
     for path in (root / "nanogpt").glob("*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for call in (".read_text(", ".write_text("):
                 assert call not in line or 'encoding="utf-8"' in line, f"{path.name}:{number}"
             if " open(" in line:
                 assert '"rb"' in line or "**text" in line, f"{path.name}:{number}"
+
+
+def test_import_is_light():
+    code = """if True:
+        import sys, time
+        start = time.perf_counter()
+        import nanogpt
+        print(time.perf_counter() - start, *{"torch", "numpy"} & {*sys.modules})
+    """
+    seconds = [float(in_a_process(code)) for _ in range(3)]  # prints the seconds alone: torch is not loaded
+    assert min(seconds) < 0.05
+    assert nanogpt.__version__ == settings["version"] and {*nanogpt.__all__} < {*dir(nanogpt)}
+    with pytest.raises(AttributeError, match="module 'nanogpt' has no attribute 'GTP'"):
+        _ = nanogpt.GTP
+
+
+@pytest.mark.parametrize("name", sorted({*nanogpt.__all__} - {"__version__"}))
+def test_each_name_leads_to_its_home(name):
+    found = getattr(nanogpt, name)
+    assert found.__name__ == name and pickle.loads(pickle.dumps(found)) is found
+    assert f"from .{nanogpt._HOMES[name]} import" in inspect.getsource(nanogpt), "for type checkers"
+    assert found.__module__ == f"nanogpt.{nanogpt._HOMES[name]}"
+
+
+@pytest.mark.parametrize("first", ["", "import nanogpt.prepare, nanogpt.train", "from nanogpt.cli import main"])
+def test_functions_are_not_hidden_by_modules_of_their_name(first):
+    code = f"""if True:
+        {first}
+        from nanogpt import prepare, train
+        import nanogpt.train, nanogpt.prepare
+        from nanogpt.train import train as same
+        from nanogpt.prepare import prepare as too
+        print(train is nanogpt.train is same, prepare is nanogpt.prepare is too)
+    """
+    assert in_a_process(code) == "True True"
+
+
+SIGNATURES = r'''
+@decorate(key="#no")
+def f(
+    a: str = "# no comment, (",  # a "string" \ and """ too
+    b: tuple = (
+        1,  # first,
+        2,  # second
+    ), *rest: int,  # both
+    c=lambda x: x,
+    # a line of its own: (B, T)
+    **options,
+) -> dict[str, int]:  # a name: its count
+    "Quoted \"summary\"."
+    def inner(
+        x,  # stays
+    ):
+        return x
+
+class A:
+    async def g(self, x, /, y: int = 3, *, z=(1,)):  # what it gives
+        # a remark
+        return 1
+
+    @property
+    def noted(self) -> "Foo":  # noqa: F821
+        return Foo()
+
+    def _private(
+        self,
+        x,  # stays
+    ): ...
+
+    def stub(self) -> int: ...  # stays
+
+    def paragraphs(
+        self, a,
+        x: "Foo",  # noqa: F821
+        y: Callable[[int, int, int], tuple[int, int, int]] = some_function_of_the_module_with_a_long_name,  # why
+    ):
+        r"""One \d.
+
+        Two.
+        """
+
+def bare(a,
+    b): pass
+'''
+DOCUMENTED = r'''
+@decorate(key="#no")
+def f(a: str = "# no comment, (", b: tuple = (1, 2,), *rest: int, c=lambda x: x, **options) -> dict[str, int]:
+    """Quoted "summary".
+    Args:
+        a: a "string" \\ and \"\"\" too
+        b: first, second
+        *rest: both
+        **options: a line of its own: (B, T)
+    Returns:
+        a name: its count
+    """
+    def inner(
+        x,  # stays
+    ):
+        return x
+
+class A:
+    async def g(self, x, /, y: int = 3, *, z=(1,)):
+        """Returns: what it gives"""
+        # a remark
+        return 1
+
+    @property
+    def noted(self) -> "Foo":  # noqa: F821
+        return Foo()
+
+    def _private(
+        self,
+        x,  # stays
+    ): ...
+
+    def stub(self) -> int: ...  # stays
+
+    def paragraphs(
+        self, a,
+        x: "Foo",
+        y: Callable[[int, int, int], tuple[int, int, int]] = some_function_of_the_module_with_a_long_name,
+    ):  # noqa: F821
+        """One \\d.
+
+        Two.
+        Args:
+            y: why
+        """
+
+def bare(a,
+    b): pass
+'''
+
+
+def test_comments_of_signatures_become_docstrings():
+    assert documented(SIGNATURES) == DOCUMENTED == documented(DOCUMENTED)
+    assert without_docstrings(SIGNATURES) == without_docstrings(DOCUMENTED)
+
+
+def test_the_package_has_docstrings_and_one_style_of_imports():
+    assert "Args:\n" in inspect.getdoc(nanogpt.generate) and "Returns:\n" in inspect.getdoc(nanogpt.generate)
+    for path in (root / "nanogpt").glob("[a-z]*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert documented(source) == source and "from nanogpt" not in source, path.name
+        for node in public_functions(ast.parse(source)):
+            signature = source.split("\n")[node.lineno - 1 : node.body[0].lineno - 1]
+            comments = [line for line in signature if "  # " in line and not PRAGMA.search(line)]
+            assert not comments, f"{path.name}: {node.name} has a signature that the export cannot read"
+
+
+def test_imports_become_relative():
+    source = "from nanogpt.data import (\n    a,\n)\nfrom nanogpts import b\n"
+    source += "def f():\n    from nanogpt.hub import load\n"
+    expected = source.replace("from nanogpt.", "from .")
+    assert relative_imports(source) == expected == relative_imports(expected)
