@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPS', 'metavar', 'comments', 'command', 'run_flags', 'in_flags', 'parse', 'own_preset', 'parse_run']
 
-# %% ../nbs/tools/flags.ipynb #185c81b4
+# %% ../nbs/tools/flags.ipynb #8225b68c
 import contextlib
 import io
 import math
@@ -33,7 +33,7 @@ from nanogpt.recipe import (
     read_run,
 )
 
-# %% ../nbs/tools/flags.ipynb #72230287
+# %% ../nbs/tools/flags.ipynb #4de76d70
 def metavar(
     name: str,  # of the flag
     hint: Any,  # its type
@@ -50,7 +50,8 @@ def metavar(
         base = metavar(name, options[0])
         return base and base + ",".join(limits)
     if hint is str:
-        return name.split("_")[-1].replace("dir", "folder").upper()
+        last = name.split("_")[-1]
+        return {"dir": "FOLDER", "out": "FILE"}.get(last, last.upper())
     return hint.__name__.upper() if hint in (int, float) else None
 
 
@@ -71,16 +72,17 @@ def command(
     }
     return dataclass(kind)
 
-# %% ../nbs/tools/flags.ipynb #424d3157
+# %% ../nbs/tools/flags.ipynb #7a28d99b
 _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_masking sets
 GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
     "model": " ".join(field.name for field in fields(GPTConfig) if field.name not in _NO_FLAG),
-    "optimisation": "init_from max_iters max_seconds patience batch_size auto_batch gradient_accumulation_steps seed"
-    " learning_rate min_lr warmup_iters lr_decay_iters schedule decay_fraction weight_decay beta1 beta2 grad_clip ema",
+    "optimisation": "init_from max_iters max_seconds patience batch_size auto_batch "
+    "gradient_accumulation_steps seed learning_rate min_lr warmup_iters lr_decay_iters schedule decay_fraction "
+    "weight_decay beta1 beta2 grad_clip ema",
     "machine": "device dtype tf32 compile loss_chunk checkpoint_activations strategy timeout",
-    "logging": "out_dir resume overwrite keep eval_interval eval_windows reference tensorboard wandb wandb_project"
-    " run_name",
+    "logging": "out_dir resume overwrite keep eval_interval eval_windows reference tensorboard wandb"
+    " wandb_project run_name",
 }
 
 
@@ -108,7 +110,7 @@ def run_flags(
     config = Annotated[str, arg(metavar="FILE", help=files)]
     return make_dataclass("Flags", [("preset", known, preset), ("config", config, ""), *groups])
 
-# %% ../nbs/tools/flags.ipynb #a4b1c8fb
+# %% ../nbs/tools/flags.ipynb #f9932906
 def in_flags(
     text: str,
     known: set[str],  # the settings that are flags
@@ -140,11 +142,11 @@ def parse(
             box = "\n".join(line.strip("│ ─") for line in told.getvalue().splitlines()[1:])
             near = re.search(r"Perhaps you meant:\n(--[\w-]+)", box)
             hint = f"; did you mean {near[1]}?" if near else f"; see nanogpt {command} --help"
-            problem = " ".join(box.split("\n\n")[0].split())
+            problem = " ".join(box.split("\n\n")[0].split()).rstrip(".")
             print(f"nanogpt: error: {problem}{hint}", file=sys.stderr)
         raise
 
-# %% ../nbs/tools/flags.ipynb #7f151cf9
+# %% ../nbs/tools/flags.ipynb #f41a2c77
 def own_preset(
     corpus: str,  # what `get_corpus` takes
 ) -> TrainConfig:
@@ -162,7 +164,7 @@ def parse_run(
     command: str,  # "train" or "plan"
     description: str | None = None,  # at the top of its help
 ) -> TrainConfig:
-    "The run that a command line describes. Raises ValueError for one that cannot be, exits for an unknown flag."
+    "The run that a command line describes. Raises ValueError for one that cannot be."
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     preset, given = args[0] if args and not args[0].startswith("-") else "", dict(pairwise(args))
     for at in [at for at, pair in enumerate(pairwise(args)) if pair == ("--batch-size", "auto")]:
@@ -180,4 +182,5 @@ def parse_run(
     flags = parse(run_flags(base, preset), args, command, description=description, config=[OmitArgPrefixes])
     if flags.preset != preset:
         raise ValueError(f"the preset comes first: nanogpt {command} {flags.preset}")
-    return config_from_dict({k: v for group in GROUPS for k, v in vars(getattr(flags, group)).items()}, base)
+    values = {name: value for group in GROUPS for name, value in vars(getattr(flags, group)).items()}
+    return config_from_dict(values, base, command)
