@@ -26,7 +26,7 @@ from .config import GPT2_SIZES, GPTConfig
 from .flags import command, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
-# %% ../nbs/tools/cli.ipynb #290b07f6
+# %% ../nbs/tools/cli.ipynb #4890a4b5
 if TYPE_CHECKING:
     from nanogpt.model import GPT
     from nanogpt.vocab import Tokenizer
@@ -116,7 +116,7 @@ def human_time(
     number = hours / units[unit]
     return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
 
-# %% ../nbs/tools/cli.ipynb #12b9d312
+# %% ../nbs/tools/cli.ipynb #255ddd5f
 def planned_shape(
     config: TrainConfig,
 ) -> GPTConfig:
@@ -363,7 +363,7 @@ class Bench:
         if self.out:
             save_benchmarks(results, self.out)
 
-# %% ../nbs/tools/cli.ipynb #bf18a1cd
+# %% ../nbs/tools/cli.ipynb #23dd5a6d
 @command
 class Completion:
     "Print a script that completes commands and flags. Example: eval \"$(nanogpt completion bash)\""

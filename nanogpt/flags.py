@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPS', 'metavar', 'comments', 'command', 'run_flags', 'in_flags', 'parse', 'own_preset', 'parse_run']
 
-# %% ../nbs/tools/flags.ipynb #8225b68c
+# %% ../nbs/tools/flags.ipynb #98cfa3d7
 import contextlib
 import io
 import math
@@ -33,7 +33,7 @@ from nanogpt.recipe import (
     read_run,
 )
 
-# %% ../nbs/tools/flags.ipynb #4de76d70
+# %% ../nbs/tools/flags.ipynb #98f2a2fb
 def metavar(
     name: str,  # of the flag
     hint: Any,  # its type
@@ -72,7 +72,7 @@ def command(
     }
     return dataclass(kind)
 
-# %% ../nbs/tools/flags.ipynb #7a28d99b
+# %% ../nbs/tools/flags.ipynb #f09629c9
 _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_masking sets
 GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
@@ -110,7 +110,7 @@ def run_flags(
     config = Annotated[str, arg(metavar="FILE", help=files)]
     return make_dataclass("Flags", [("preset", known, preset), ("config", config, ""), *groups])
 
-# %% ../nbs/tools/flags.ipynb #f9932906
+# %% ../nbs/tools/flags.ipynb #92c76e32
 def in_flags(
     text: str,
     known: set[str],  # the settings that are flags
@@ -146,7 +146,7 @@ def parse(
             print(f"nanogpt: error: {problem}{hint}", file=sys.stderr)
         raise
 
-# %% ../nbs/tools/flags.ipynb #f41a2c77
+# %% ../nbs/tools/flags.ipynb #34011199
 def own_preset(
     corpus: str,  # what `get_corpus` takes
 ) -> TrainConfig:

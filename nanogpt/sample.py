@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .model import GPT, Past
+from .step import evaluating
 from .tales import score_tales
-from .train import evaluating
 from .vocab import Tokenizer
 
 # %% ../nbs/09_sample.ipynb #d65d3946

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURE', 'score_tales_run', 'watch', 'plot_run', 'take_turns']
 
-# %% ../nbs/tools/watch.ipynb #3facbffe
+# %% ../nbs/tools/watch.ipynb #ec3094dc
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from .sample import sample_text, score_samples, stream
 from .start import Run
 from .vocab import Tokenizer
 
-# %% ../nbs/tools/watch.ipynb #faa2485c
+# %% ../nbs/tools/watch.ipynb #87603a46
 TEMPERATURE = 0.8  # of the samples
 
 

@@ -3,11 +3,11 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import replace
 
 from nanogpt.checkpoint import (
     CheckpointWriter,
@@ -26,7 +26,9 @@ from nanogpt.hub import save_pretrained
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
-from nanogpt.train import TrainConfig, checkpoint_of, start_run, train
+from nanogpt.recipe import TrainConfig
+from nanogpt.start import checkpoint_of, start_run
+from nanogpt.train import train
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Several processes: the same run on any number of them, and an end in good order when one of them dies.
 
 torchrun starts this file itself: see `work`, what each rank does."""
+import dataclasses
 import json
 import os
 import shutil
@@ -9,38 +10,31 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, replace
 
-from nanogpt import train as module
 from nanogpt.checkpoint import load_checkpoint, model_from_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.data import TokenDataset, all_batches
 from nanogpt.prepare import prepare
 from nanogpt.sharded import latest_checkpoint
 from nanogpt.tokenizer import CharTokenizer
-from nanogpt.train import Run, TrainConfig, evaluate, train
+from nanogpt.recipe import TrainConfig
+from nanogpt.start import Run
+from nanogpt.step import evaluate
+from nanogpt.train import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun and signals are POSIX")
 
 
 def run(config: TrainConfig, on_eval=None) -> dict:  # losses of the steps and of the evaluations, and how it ended
     "Train, and note the loss of every step."
-    losses, step = [], module.train_step
-
-    def noted(run: Run) -> tuple[float, float]:
-        loss, norm = step(run)
-        losses.append(loss)
-        return loss, norm
-
-    module.train_step = noted
-    try:
-        result = train(config, on_eval, progress=False)
-    finally:
-        module.train_step = step
+    losses = []
+    result = train(config, on_eval=on_eval, on_step=lambda run: losses.append(run.loss), progress=False)
     return {"losses": losses, "val": [row["val_loss"] for row in result.metrics], "rows": result.metrics, "exit_code": result.exit_code}
 
 
@@ -136,7 +130,7 @@ def base(tmp_path_factory) -> TrainConfig:
     folder, corpus = tmp_path_factory.mktemp("ranks"), tales(count=60)
     prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), folder / "data", val_fraction=0.2)
     return TrainConfig(
-        block_size=32, n_layer=2, n_head=2, n_embd=16, batch_size=2, gradient_accumulation_steps=4, max_iters=50, warmup_iters=2,
+        dataclasses.replace(TINY.model, dropout=0.0), batch_size=2, gradient_accumulation_steps=4, max_iters=50, warmup_iters=2,
         eval_interval=20, eval_windows=6, device="cpu", dtype="float64", ema=0.9, data_dir=str(folder / "data"), out_dir=str(folder / "run"),
     )  # fmt: skip
 
@@ -276,7 +270,7 @@ def test_parts_without_run_pt_are_no_checkpoint(half):
 
 def test_best_pt_of_a_model_that_was_cut_up_is_a_model(half):
     checkpoint = load_checkpoint(Path(half.out_dir) / "best.pt")
-    batches = list(all_batches(TokenDataset(half.data_dir, "val"), half.batch_size, half.block_size))[: half.eval_windows // half.batch_size]
+    batches = list(all_batches(TokenDataset(half.data_dir, "val"), half.batch_size, half.model.block_size))[: half.eval_windows // half.batch_size]
     assert abs(evaluate(model_from_checkpoint(checkpoint), batches) - checkpoint["best_val_loss"]) < 1e-12
 
 

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import replace
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,7 +29,10 @@ from nanogpt.sharded import latest_checkpoint, save_sharded
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.optim import adamw
-from nanogpt.train import TrainConfig, read_metrics, start_run, train, train_step
+from nanogpt.recipe import TrainConfig
+from nanogpt.report import read_metrics
+from nanogpt.start import start_run
+from nanogpt.train import train
 
 
 def assert_equal(ours, theirs, where: str = "checkpoint"):
@@ -77,7 +81,7 @@ import json, os, sys, threading, time, traceback
 import torch
 import nanogpt.train as training
 torch.set_num_threads(1)
-fsync, step, write, first = os.fsync, training.train_step, training.CheckpointWriter._write, True
+fsync, step, write, first = os.fsync, training.Run.step, training.CheckpointWriter._write, True
 
 def note(iteration, at):  # a kill does not undo a write
     os.pwrite(progress, iteration.to_bytes(8, "little"), at)
@@ -87,9 +91,9 @@ def slow_fsync(handle):  # so that saves last long enough to be hit
         time.sleep(0.015)
     fsync(handle)
 
-def noted_step(run):
+def noted_step(run, stop):
     global first
-    result = step(run)
+    result = step(run, stop)
     if first:
         note(run.iter_num, 0)
         first = False
@@ -100,7 +104,7 @@ def noted_write(writer, checkpoint, best):
     note(checkpoint["iter_num"], 16)
     write(writer, checkpoint, best)
 
-os.fsync, training.train_step, training.CheckpointWriter._write = slow_fsync, noted_step, noted_write
+os.fsync, training.Run.step, training.CheckpointWriter._write = slow_fsync, noted_step, noted_write
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -393,7 +397,7 @@ def test_best_pt_holds_the_average_that_torch_computes(tiny):
     average = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     average.update_parameters(run.model)  # the first time it copies
     while run.iter_num < best["iter_num"]:
-        train_step(run)
+        run.step()
         average.update_parameters(run.model)
     assert best["iter_num"] == 20
     ours = model_from_checkpoint(best)

@@ -1,5 +1,4 @@
 """Any text goes in and comes back; bad input is named."""
-import contextlib
 import json
 import os
 import pickle

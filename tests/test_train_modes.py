@@ -1,24 +1,23 @@
 """Ways to train: compiled, in float16, with too little memory, and from weights that are there already."""
 import shutil
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_overflow_is_survived
+from conftest import assert_overflow_is_survived, replace
 
-from nanogpt import train as module
 from nanogpt.checkpoint import load_checkpoint, save_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.prepare import prepare
-from nanogpt.distributed import parallelize
+from nanogpt.distributed import checkpoint_blocks
 from nanogpt.hub import save_pretrained
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.tokenizer import ByteTokenizer
 from nanogpt.vocab import load_tokenizer
-from nanogpt.train import checkpoint_of, start_run, train, train_step
+from nanogpt.start import checkpoint_of, start_run
+from nanogpt.train import train
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile on a CPU needs a C++ compiler")
@@ -28,8 +27,8 @@ def test_a_compiled_model_trains_the_same(tiny):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile failed")
         eager, compiled = (start_run(replace(tiny, compile=compile)) for compile in (False, True))
-    assert eager.step_model is eager.parallel and compiled.step_model is not compiled.parallel
-    losses = [(train_step(eager)[0], train_step(compiled)[0]) for _ in range(20)]
+    assert eager.step_model is eager.model and compiled.step_model is not compiled.model
+    losses = [(eager.step()[0], compiled.step()[0]) for _ in range(20)]
     assert max(abs(one - other) for one, other in losses) < 1e-4
     assert checkpoint_of(compiled)["model"].keys() == checkpoint_of(eager)["model"].keys(), "no _orig_mod. in the names"
 
@@ -72,10 +71,12 @@ def test_recomputed_activations_are_not_kept_and_change_nothing(tiny):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        parallel, ids = parallelize(model, checkpoint_activations=checkpoint_activations), torch.arange(32)[None]
+        if checkpoint_activations:
+            checkpoint_blocks(model)
+        ids = torch.arange(32)[None]
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = parallel(ids, ids)[1]
+            loss = model(ids, ids)[1]
         loss.backward()
         return sum(storages.values()), torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
 
@@ -84,10 +85,10 @@ def test_recomputed_activations_are_not_kept_and_change_nothing(tiny):
 
 
 def test_running_out_of_memory_is_explained(tiny, monkeypatch):
-    def full(run):
+    def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more of it")
 
-    monkeypatch.setattr(module, "train_step", full)
+    monkeypatch.setattr(Run, "step", full)
     with pytest.raises(MemoryError) as raised:
         train(tiny, progress=False)
     text = str(raised.value)
@@ -98,10 +99,10 @@ def test_running_out_of_memory_is_explained(tiny, monkeypatch):
 
 
 def test_other_errors_of_torchs_stay_what_they_are(tiny, monkeypatch):
-    def broken(run):
+    def broken(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(module, "train_step", broken)
+    monkeypatch.setattr(Run, "step", broken)
     with pytest.raises(RuntimeError, match="^shapes do not match$"):
         train(tiny, progress=False)
 
@@ -126,15 +127,16 @@ def folder(tiny, tmp_path) -> Path:
 
 def test_finetuning_takes_the_folders_weights_and_shape(tiny, folder):
     run = start_run(replace(tiny, init_from=str(folder), block_size=64))
-    weights = GPT.from_pretrained(folder).state_dict()
+    weights = load(folder)[0].state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in run.model.state_dict().items())
-    assert (run.config.n_layer, run.config.n_head, run.config.n_embd, run.config.bias) == (3, 4, 24, True)
-    assert run.model.config.dropout == tiny.dropout and run.model.training
+    shape = run.config.model
+    assert (shape.n_layer, shape.n_head, shape.n_embd, shape.bias) == (3, 4, 24, True)
+    assert run.model.config.dropout == tiny.model.dropout and run.model.training
 
 
 def test_positions_are_cropped_or_refused(tiny, folder):
     run = start_run(replace(tiny, init_from=str(folder), block_size=16))
-    assert run.model.config.block_size == run.config.block_size == 16 and len(run.model.transformer.wpe.weight) == 16
+    assert run.model.config.block_size == run.config.model.block_size == 16 and len(run.model.transformer.wpe.weight) == 16
     with pytest.raises(ValueError, match="block_size=65 exceeds the 64 positions of .*; lower it"):
         start_run(replace(tiny, init_from=str(folder), block_size=65))
 
@@ -162,7 +164,7 @@ def test_finetuning_a_run_and_a_nanogpt_checkpoint(tiny, tmp_path):
     }  # fmt: skip
     save_checkpoint(tmp_path / "theirs" / "ckpt.pt", theirs)
     run = start_run(replace(tiny, init_from=str(tmp_path / "theirs" / "ckpt.pt"), out_dir=str(tmp_path / "out2")))
-    assert run.iter_num == 0 and run.config.mlp == "gelu_exact", "nanoGPT's, which its checkpoints do not mention"
+    assert run.iter_num == 0 and run.config.model.mlp == "gelu_exact", "nanoGPT's, which its checkpoints do not mention"
     assert all(torch.equal(tensor, checkpoint["model"][name]) for name, tensor in run.model.state_dict().items())
 
 

@@ -1,12 +1,11 @@
 """On an NVIDIA GPU: the fast ways of training, which compute what the slow ones do."""
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_overflow_is_survived
+from conftest import assert_overflow_is_survived, replace
 from test_distributed import largest_difference, launch, result_of, run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -16,7 +15,11 @@ from nanogpt.model import GPT
 from nanogpt.optim import adamw, param_groups
 from nanogpt.budget import free_memory, training_memory
 from nanogpt.decode import for_decoding
-from nanogpt.train import TrainConfig, load_data, pick_device, pick_dtype, start_run, train, train_step
+from nanogpt.device import pick_device, pick_dtype
+from nanogpt.recipe import TrainConfig
+from nanogpt.inputs import load_data
+from nanogpt.start import start_run
+from nanogpt.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS need not compute the same twice
@@ -61,7 +64,7 @@ def test_a_compiled_model_trains_the_same(cuda):
         warnings.filterwarnings("error", message="torch.compile failed")
         eager, compiled = (start_run(replace(cuda, compile=compile, dtype="float32", dropout=0.0)) for compile in (False, None))
     assert eager.step_model is eager.parallel and compiled.step_model is not compiled.parallel, "on a GPU the default is to compile"
-    losses = [(train_step(eager)[0], train_step(compiled)[0]) for _ in range(20)]
+    losses = [(eager.step()[0], compiled.step()[0]) for _ in range(20)]
     assert max(abs(one - other) for one, other in losses) < 1e-4
 
 
