@@ -114,6 +114,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'nanogpt.cli.Prepare.__call__': ('tools/cli.html#prepare.__call__', 'nanogpt/cli.py'),
                              'nanogpt.cli.Sample': ('tools/cli.html#sample', 'nanogpt/cli.py'),
                              'nanogpt.cli.Sample.__call__': ('tools/cli.html#sample.__call__', 'nanogpt/cli.py'),
+                             'nanogpt.cli.explain': ('tools/cli.html#explain', 'nanogpt/cli.py'),
                              'nanogpt.cli.human_time': ('tools/cli.html#human_time', 'nanogpt/cli.py'),
                              'nanogpt.cli.load_all': ('tools/cli.html#load_all', 'nanogpt/cli.py'),
                              'nanogpt.cli.main': ('tools/cli.html#main', 'nanogpt/cli.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'train', 'Demo', 'plan', 'human_time', 'planned_shape', 'Prepare', 'Data', 'load_all', 'Sample', 'Export',
-           'Eval', 'Info', 'Bench', 'Completion', 'say', 'main']
+           'Eval', 'Info', 'Bench', 'Completion', 'say', 'explain', 'main']
 
 # %% ../nbs/tools/cli.ipynb #f6fca61c
 import difflib
@@ -26,7 +26,7 @@ from .config import GPT2_SIZES, GPTConfig
 from .flags import command, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
-# %% ../nbs/tools/cli.ipynb #4890a4b5
+# %% ../nbs/tools/cli.ipynb #fd1767c3
 if TYPE_CHECKING:
     from nanogpt.model import GPT
     from nanogpt.vocab import Tokenizer
@@ -63,7 +63,7 @@ class Demo:
 
         config = replace(get_preset("demo"), out_dir=self.out_dir, max_iters=self.max_iters, overwrite=True)
         result = train(config, on_eval=score_tales_run)
-        if result.exit_code:
+        if result.exit_code or not result.tokenizer:
             return result.exit_code
         model, tokenizer, count = result.model, result.tokenizer, self.num_samples
         scores = score_samples(model, tokenizer, count, seed=1, temperature=TEMPERATURE)
@@ -106,7 +106,7 @@ def plan(args: list[str]) -> int:
     print("evaluations are not counted. Several GPUs divide it.")
     return 0
 
-
+# %% ../nbs/tools/cli.ipynb #108212a4
 def human_time(
     hours: float,
 ) -> str:
@@ -116,7 +116,7 @@ def human_time(
     number = hours / units[unit]
     return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
 
-# %% ../nbs/tools/cli.ipynb #255ddd5f
+# %% ../nbs/tools/cli.ipynb #869e654b
 def planned_shape(
     config: TrainConfig,
 ) -> GPTConfig:
@@ -363,7 +363,7 @@ class Bench:
         if self.out:
             save_benchmarks(results, self.out)
 
-# %% ../nbs/tools/cli.ipynb #23dd5a6d
+# %% ../nbs/tools/cli.ipynb #9fef3932
 @command
 class Completion:
     "Print a script that completes commands and flags. Example: eval \"$(nanogpt completion bash)\""
@@ -391,6 +391,17 @@ def say(
     print(f"nanogpt: {what}: {in_flags(' '.join(text.splitlines()), known)}", file=sys.stderr)
 
 
+def explain(
+    error: Exception,
+) -> str:
+    "What it says; with its type and a way to the traceback where no user should have met it."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, (ValueError, OSError, ImportError, MemoryError)):
+        return str(error)
+    return f"{type(error).__name__}: {error} (set NANOGPT_DEBUG=1 for the traceback)"
+
+# %% ../nbs/tools/cli.ipynb #1546f1c6
 def main(
     args: list[str] | None = None,  # `sys.argv[1:]` when None
 ) -> int:  # the exit status
@@ -419,10 +430,7 @@ def main(
         except Exception as error:
             if os.environ.get("NANOGPT_DEBUG"):
                 raise
-            text = f"{error.filename}: {error.strerror}" if getattr(error, "strerror", "") else str(error)
-            if not isinstance(error, (ValueError, OSError, ImportError, MemoryError)):
-                text = f"{type(error).__name__}: {text} (set NANOGPT_DEBUG=1 for the traceback)"
-            say("error", text)
+            say("error", explain(error))
             return 1
 
 # %% ../nbs/tools/cli.ipynb #67d46785

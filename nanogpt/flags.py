@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['GROUPS', 'metavar', 'comments', 'command', 'run_flags', 'in_flags', 'parse', 'own_preset', 'parse_run']
 
-# %% ../nbs/tools/flags.ipynb #98cfa3d7
+# %% ../nbs/tools/flags.ipynb #038f2d2b
 import contextlib
 import io
-import math
 import re
 import shlex
 import sys
@@ -33,7 +32,7 @@ from nanogpt.recipe import (
     read_run,
 )
 
-# %% ../nbs/tools/flags.ipynb #98f2a2fb
+# %% ../nbs/tools/flags.ipynb #dacc1748
 def metavar(
     name: str,  # of the flag
     hint: Any,  # its type
@@ -54,7 +53,7 @@ def metavar(
         return {"dir": "FOLDER", "out": "FILE"}.get(last, last.upper())
     return hint.__name__.upper() if hint in (int, float) else None
 
-
+# %% ../nbs/tools/flags.ipynb #be224a59
 def comments(
     kind: type,  # a dataclass
 ) -> dict[str, str]:  # field -> comment
@@ -72,20 +71,20 @@ def command(
     }
     return dataclass(kind)
 
-# %% ../nbs/tools/flags.ipynb #f09629c9
+# %% ../nbs/tools/flags.ipynb #7fa6e5ce
 _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_masking sets
 GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
     "model": " ".join(field.name for field in fields(GPTConfig) if field.name not in _NO_FLAG),
     "optimisation": "init_from max_iters max_seconds patience batch_size auto_batch "
-    "gradient_accumulation_steps seed learning_rate min_lr warmup_iters lr_decay_iters schedule decay_fraction "
-    "weight_decay beta1 beta2 grad_clip ema",
+    "gradient_accumulation_steps seed learning_rate min_lr warmup_iters lr_decay_iters schedule "
+    "decay_fraction weight_decay beta1 beta2 grad_clip ema",
     "machine": "device dtype tf32 compile loss_chunk checkpoint_activations strategy timeout",
     "logging": "out_dir resume overwrite keep eval_interval eval_windows reference tensorboard wandb"
     " wandb_project run_name",
 }
 
-
+# %% ../nbs/tools/flags.ipynb #d2f79f53
 def run_flags(
     base: TrainConfig,  # its values are the defaults
     preset: str = "",  # where they come from
@@ -110,7 +109,7 @@ def run_flags(
     config = Annotated[str, arg(metavar="FILE", help=files)]
     return make_dataclass("Flags", [("preset", known, preset), ("config", config, ""), *groups])
 
-# %% ../nbs/tools/flags.ipynb #92c76e32
+# %% ../nbs/tools/flags.ipynb #8e049569
 def in_flags(
     text: str,
     known: set[str],  # the settings that are flags
@@ -125,7 +124,7 @@ def in_flags(
 
     return re.sub(r"\b([a-z]\w*)=('[^']*'|\"[^\"]*\"|[\w.+-]*\w)", flag, text)
 
-
+# %% ../nbs/tools/flags.ipynb #b205d633
 def parse(
     target: Callable | type,  # what tyro calls with the values
     args: list[str],
@@ -146,7 +145,7 @@ def parse(
             print(f"nanogpt: error: {problem}{hint}", file=sys.stderr)
         raise
 
-# %% ../nbs/tools/flags.ipynb #34011199
+# %% ../nbs/tools/flags.ipynb #248ea7f1
 def own_preset(
     corpus: str,  # what `get_corpus` takes
 ) -> TrainConfig:
@@ -158,7 +157,7 @@ def own_preset(
             break
     return own_recipe(corpus, characters)
 
-
+# %% ../nbs/tools/flags.ipynb #5346e41a
 def parse_run(
     args: list[str],  # [PRESET] [--config FILE] [flags]
     command: str,  # "train" or "plan"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURE', 'score_tales_run', 'watch', 'plot_run', 'take_turns']
 
-# %% ../nbs/tools/watch.ipynb #ec3094dc
+# %% ../nbs/tools/watch.ipynb #88e6e305
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from .sample import sample_text, score_samples, stream
 from .start import Run
 from .vocab import Tokenizer
 
-# %% ../nbs/tools/watch.ipynb #87603a46
+# %% ../nbs/tools/watch.ipynb #a2fe7db0
 TEMPERATURE = 0.8  # of the samples
 
 
@@ -29,9 +29,9 @@ def score_tales_run(
     "On tales: the shares of well-formed and consistent ones among 32 samples. On other text: nothing."
     if run.tokenizer is None or run.val_data.meta.get("corpus") != "tales":
         return {}
-    return score_samples(run.eval_model, run.tokenizer, num_samples=32, seed=run.iter_num, temperature=TEMPERATURE)
+    return score_samples(run.eval_model, run.tokenizer, 32, seed=run.iter_num, temperature=TEMPERATURE)
 
-
+# %% ../nbs/tools/watch.ipynb #7ae51a73
 def watch(
     run: Run,
 ) -> dict[str, float]:
@@ -40,13 +40,14 @@ def watch(
         return {}
     prompt = "" if run.tokenizer.eot is not None else run.tokenizer.decode([0])
     generator, length = torch.Generator().manual_seed(run.iter_num), min(200, run.config.model.block_size - 1)
-    text = sample_text(run.eval_model, run.tokenizer, prompt, 1, length, generator, temperature=TEMPERATURE)[0]
+    model, tokenizer = run.eval_model, run.tokenizer
+    text = sample_text(model, tokenizer, prompt, 1, length, generator, temperature=TEMPERATURE)[0]
     if rank_and_size()[0] == 0:
         with atomic_write(Path(run.config.out_dir) / "samples" / f"{run.iter_num:07}.txt") as file:
             file.write(text + "\n")
     return score_tales_run(run)
 
-
+# %% ../nbs/tools/watch.ipynb #c44fc02d
 def plot_run(
     metrics: list[dict],
     floor: float | None,

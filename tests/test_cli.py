@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 
 import pytest
 from conftest import TINY_FLAGS
@@ -94,17 +95,24 @@ def test_hints_are_flags():
 
 
 def test_warnings_are_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(COMMANDS, "info", lambda path="": lambda: warnings.warn("too\nlittle text; set resume='auto'", stacklevel=1))
+    @dataclass
+    class Odd:
+        def __call__(self):
+            warnings.warn("too\nlittle text; set resume='auto'", stacklevel=1)
+
+    monkeypatch.setitem(COMMANDS, "info", Odd)
     before = warnings.showwarning
     assert main(["info"]) == 0 and warnings.showwarning is before
     assert capsys.readouterr().err == "nanogpt: warning: too little text; set --resume auto\n"
 
 
 def test_unexpected_errors_are_one_line_too(monkeypatch, capsys):
-    def fail():
-        raise TypeError("a bug\nof two lines")
+    @dataclass
+    class Odd:
+        def __call__(self):
+            raise TypeError("a bug\nof two lines")
 
-    monkeypatch.setitem(COMMANDS, "info", lambda path="": fail)
+    monkeypatch.setitem(COMMANDS, "info", Odd)
     monkeypatch.delenv("NANOGPT_DEBUG", raising=False)
     assert main(["info"]) == 1
     line = "nanogpt: error: TypeError: a bug of two lines (set NANOGPT_DEBUG=1 for the traceback)\n"
