@@ -26,7 +26,7 @@ from .config import GPT2_SIZES, GPTConfig
 from .flags import command, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
-# %% ../nbs/tools/cli.ipynb #fd1767c3
+# %% ../nbs/tools/cli.ipynb #c8860ce3
 if TYPE_CHECKING:
     from nanogpt.model import GPT
     from nanogpt.vocab import Tokenizer
@@ -106,7 +106,7 @@ def plan(args: list[str]) -> int:
     print("evaluations are not counted. Several GPUs divide it.")
     return 0
 
-# %% ../nbs/tools/cli.ipynb #108212a4
+# %% ../nbs/tools/cli.ipynb #12845c34
 def human_time(
     hours: float,
 ) -> str:
@@ -116,7 +116,7 @@ def human_time(
     number = hours / units[unit]
     return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
 
-# %% ../nbs/tools/cli.ipynb #869e654b
+# %% ../nbs/tools/cli.ipynb #fb4ab804
 def planned_shape(
     config: TrainConfig,
 ) -> GPTConfig:
@@ -363,7 +363,7 @@ class Bench:
         if self.out:
             save_benchmarks(results, self.out)
 
-# %% ../nbs/tools/cli.ipynb #9fef3932
+# %% ../nbs/tools/cli.ipynb #3effa5c8
 @command
 class Completion:
     "Print a script that completes commands and flags. Example: eval \"$(nanogpt completion bash)\""
@@ -401,7 +401,7 @@ def explain(
         return str(error)
     return f"{type(error).__name__}: {error} (set NANOGPT_DEBUG=1 for the traceback)"
 
-# %% ../nbs/tools/cli.ipynb #1546f1c6
+# %% ../nbs/tools/cli.ipynb #c147c921
 def main(
     args: list[str] | None = None,  # `sys.argv[1:]` when None
 ) -> int:  # the exit status
@@ -410,7 +410,7 @@ def main(
     if name in ("-h", "--help"):
         print("usage: nanogpt COMMAND [options]   (nanogpt COMMAND --help tells more; nanogpt --version)\n")
         for known, target in COMMANDS.items():
-            print(f"  {known:<11}{str(target.__doc__).split(' Example: ')[0]}")
+            print(f"  {known:<12}{str(target.__doc__).split(' Example: ')[0]}")
         return 0
     if name == "--version":
         print(f"nanogpt {version('nanogpt')}")

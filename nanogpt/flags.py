@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPS', 'metavar', 'comments', 'command', 'run_flags', 'in_flags', 'parse', 'own_preset', 'parse_run']
 
-# %% ../nbs/tools/flags.ipynb #038f2d2b
+# %% ../nbs/tools/flags.ipynb #b1d2d532
 import contextlib
 import io
 import re
@@ -32,7 +32,7 @@ from nanogpt.recipe import (
     read_run,
 )
 
-# %% ../nbs/tools/flags.ipynb #dacc1748
+# %% ../nbs/tools/flags.ipynb #4ede47c3
 def metavar(
     name: str,  # of the flag
     hint: Any,  # its type
@@ -53,13 +53,13 @@ def metavar(
         return {"dir": "FOLDER", "out": "FILE"}.get(last, last.upper())
     return hint.__name__.upper() if hint in (int, float) else None
 
-# %% ../nbs/tools/flags.ipynb #be224a59
+# %% ../nbs/tools/flags.ipynb #24897432
 def comments(
     kind: type,  # a dataclass
 ) -> dict[str, str]:  # field -> comment
-    "What the source says of each field, at the end of its line or in lines above it."
-    found = re.findall(r"((?:^    #.*\n)*)^    (\w+): [^#\n]*(?:# (.*))?$", getsource(kind), re.M)
-    return {name: end or " ".join(above.replace("#", "").split()) for above, name, end in found}
+    "What the source says of each field, beside it or in lines above it."
+    blocks = re.findall(r"^((?:    #.*\n)*    (\w+): .*(?:\n(?:     .*|    \).*))*)", getsource(kind), re.M)
+    return {name: " ".join(re.findall(r"# (.*)", block)) for block, name in blocks}
 
 
 def command(
@@ -71,7 +71,7 @@ def command(
     }
     return dataclass(kind)
 
-# %% ../nbs/tools/flags.ipynb #7fa6e5ce
+# %% ../nbs/tools/flags.ipynb #c6e4bd66
 _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_masking sets
 GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
@@ -84,7 +84,7 @@ GROUPS = {  # of a run's flags
     " wandb_project run_name",
 }
 
-# %% ../nbs/tools/flags.ipynb #d2f79f53
+# %% ../nbs/tools/flags.ipynb #d05444be
 def run_flags(
     base: TrainConfig,  # its values are the defaults
     preset: str = "",  # where they come from
@@ -109,7 +109,7 @@ def run_flags(
     config = Annotated[str, arg(metavar="FILE", help=files)]
     return make_dataclass("Flags", [("preset", known, preset), ("config", config, ""), *groups])
 
-# %% ../nbs/tools/flags.ipynb #8e049569
+# %% ../nbs/tools/flags.ipynb #54355347
 def in_flags(
     text: str,
     known: set[str],  # the settings that are flags
@@ -124,7 +124,7 @@ def in_flags(
 
     return re.sub(r"\b([a-z]\w*)=('[^']*'|\"[^\"]*\"|[\w.+-]*\w)", flag, text)
 
-# %% ../nbs/tools/flags.ipynb #b205d633
+# %% ../nbs/tools/flags.ipynb #130ce56a
 def parse(
     target: Callable | type,  # what tyro calls with the values
     args: list[str],
@@ -138,14 +138,15 @@ def parse(
             return tyro.cli(target, args=args, prog=f"nanogpt {command}", **options)
     except SystemExit as ended:
         if ended.code:
-            box = "\n".join(line.strip("│ ─") for line in told.getvalue().splitlines()[1:])
+            lines = [line.strip("│| ") for line in told.getvalue().splitlines()[1:]]
+            box = "\n".join("" if set(line) <= set("─-╰╯+") else line for line in lines)  # rules part paragraphs
             near = re.search(r"Perhaps you meant:\n(--[\w-]+)", box)
             hint = f"; did you mean {near[1]}?" if near else f"; see nanogpt {command} --help"
             problem = " ".join(box.split("\n\n")[0].split()).rstrip(".")
             print(f"nanogpt: error: {problem}{hint}", file=sys.stderr)
         raise
 
-# %% ../nbs/tools/flags.ipynb #248ea7f1
+# %% ../nbs/tools/flags.ipynb #a08a51e5
 def own_preset(
     corpus: str,  # what `get_corpus` takes
 ) -> TrainConfig:
@@ -157,7 +158,7 @@ def own_preset(
             break
     return own_recipe(corpus, characters)
 
-# %% ../nbs/tools/flags.ipynb #5346e41a
+# %% ../nbs/tools/flags.ipynb #5c8fd6c6
 def parse_run(
     args: list[str],  # [PRESET] [--config FILE] [flags]
     command: str,  # "train" or "plan"
