@@ -26,7 +26,7 @@ from .config import GPT2_SIZES, GPTConfig
 from .flags import command, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
-# %% ../nbs/tools/cli.ipynb #c8860ce3
+# %% ../nbs/tools/cli.ipynb #b12e00c8
 if TYPE_CHECKING:
     from nanogpt.model import GPT
     from nanogpt.vocab import Tokenizer
@@ -106,20 +106,16 @@ def plan(args: list[str]) -> int:
     print("evaluations are not counted. Several GPUs divide it.")
     return 0
 
-# %% ../nbs/tools/cli.ipynb #12845c34
-def human_time(
-    hours: float,
-) -> str:
+# %% ../nbs/tools/cli.ipynb #a0c5567d
+def human_time(hours: float) -> str:
     "In the largest unit of which there are two: 106 years, 3.5 hours."
     units = {"years": 24 * 365.25, "days": 24, "hours": 1, "minutes": 1 / 60, "seconds": 1 / 3600}
     unit = next((unit for unit, size in units.items() if hours >= 2 * size), "seconds")
     number = hours / units[unit]
     return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
 
-# %% ../nbs/tools/cli.ipynb #fb4ab804
-def planned_shape(
-    config: TrainConfig,
-) -> GPTConfig:
+# %% ../nbs/tools/cli.ipynb #b8d5751c
+def planned_shape(config: TrainConfig) -> GPTConfig:
     "The model that a run would have. Where there is no data yet, the size of the vocabulary is guessed."
     from nanogpt.data import read_meta
     from nanogpt.hub import load_model
@@ -181,7 +177,7 @@ class Data:
 
         if problems := verify(self.folder):
             print(*problems, sep="\n", file=sys.stderr)
-            raise ValueError(f"{self.folder} is not what was prepared; delete what is named and prepare it")
+            raise ValueError(f"{self.folder} is not what was prepared; delete what is named and prepare anew")
         print(f"{self.folder}: all is as it was prepared")
 
 # %% ../nbs/tools/cli.ipynb #26299b4c
@@ -363,7 +359,7 @@ class Bench:
         if self.out:
             save_benchmarks(results, self.out)
 
-# %% ../nbs/tools/cli.ipynb #3effa5c8
+# %% ../nbs/tools/cli.ipynb #01b9dca6
 @command
 class Completion:
     "Print a script that completes commands and flags. Example: eval \"$(nanogpt completion bash)\""
@@ -382,18 +378,13 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def say(
-    what: str,  # "error" or "warning"
-    text: str,
-):
-    "One line on stderr, with settings spelled as flags."
+def say(what: str, text: str):
+    "An error or a warning in one line on stderr, with settings spelled as flags."
     known = {name for kind in (TrainConfig, GPTConfig, Prepare, Sample) for name in kind.__annotations__}
     print(f"nanogpt: {what}: {in_flags(' '.join(text.splitlines()), known)}", file=sys.stderr)
 
 
-def explain(
-    error: Exception,
-) -> str:
+def explain(error: Exception) -> str:
     "What it says; with its type and a way to the traceback where no user should have met it."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -401,7 +392,7 @@ def explain(
         return str(error)
     return f"{type(error).__name__}: {error} (set NANOGPT_DEBUG=1 for the traceback)"
 
-# %% ../nbs/tools/cli.ipynb #c147c921
+# %% ../nbs/tools/cli.ipynb #ccaeffa4
 def main(
     args: list[str] | None = None,  # `sys.argv[1:]` when None
 ) -> int:  # the exit status

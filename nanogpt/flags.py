@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPS', 'metavar', 'comments', 'command', 'run_flags', 'in_flags', 'parse', 'own_preset', 'parse_run']
 
-# %% ../nbs/tools/flags.ipynb #b1d2d532
+# %% ../nbs/tools/flags.ipynb #1d9b3f2e
 import contextlib
 import io
 import re
@@ -32,7 +32,7 @@ from nanogpt.recipe import (
     read_run,
 )
 
-# %% ../nbs/tools/flags.ipynb #4ede47c3
+# %% ../nbs/tools/flags.ipynb #60040b4d
 def metavar(
     name: str,  # of the flag
     hint: Any,  # its type
@@ -53,7 +53,7 @@ def metavar(
         return {"dir": "FOLDER", "out": "FILE"}.get(last, last.upper())
     return hint.__name__.upper() if hint in (int, float) else None
 
-# %% ../nbs/tools/flags.ipynb #24897432
+# %% ../nbs/tools/flags.ipynb #519b7d63
 def comments(
     kind: type,  # a dataclass
 ) -> dict[str, str]:  # field -> comment
@@ -71,7 +71,7 @@ def command(
     }
     return dataclass(kind)
 
-# %% ../nbs/tools/flags.ipynb #c6e4bd66
+# %% ../nbs/tools/flags.ipynb #d64eb72e
 _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_masking sets
 GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
@@ -84,7 +84,7 @@ GROUPS = {  # of a run's flags
     " wandb_project run_name",
 }
 
-# %% ../nbs/tools/flags.ipynb #d05444be
+# %% ../nbs/tools/flags.ipynb #0a56fbf0
 def run_flags(
     base: TrainConfig,  # its values are the defaults
     preset: str = "",  # where they come from
@@ -109,7 +109,7 @@ def run_flags(
     config = Annotated[str, arg(metavar="FILE", help=files)]
     return make_dataclass("Flags", [("preset", known, preset), ("config", config, ""), *groups])
 
-# %% ../nbs/tools/flags.ipynb #54355347
+# %% ../nbs/tools/flags.ipynb #22301172
 def in_flags(
     text: str,
     known: set[str],  # the settings that are flags
@@ -124,7 +124,7 @@ def in_flags(
 
     return re.sub(r"\b([a-z]\w*)=('[^']*'|\"[^\"]*\"|[\w.+-]*\w)", flag, text)
 
-# %% ../nbs/tools/flags.ipynb #130ce56a
+# %% ../nbs/tools/flags.ipynb #d232570b
 def parse(
     target: Callable | type,  # what tyro calls with the values
     args: list[str],
@@ -139,14 +139,14 @@ def parse(
     except SystemExit as ended:
         if ended.code:
             lines = [line.strip("│| ") for line in told.getvalue().splitlines()[1:]]
-            box = "\n".join("" if set(line) <= set("─-╰╯+") else line for line in lines)  # rules part paragraphs
+            box = "\n".join("" if set(line) <= set("─-╰╯+") else line for line in lines)  # without rules
             near = re.search(r"Perhaps you meant:\n(--[\w-]+)", box)
             hint = f"; did you mean {near[1]}?" if near else f"; see nanogpt {command} --help"
             problem = " ".join(box.split("\n\n")[0].split()).rstrip(".")
             print(f"nanogpt: error: {problem}{hint}", file=sys.stderr)
         raise
 
-# %% ../nbs/tools/flags.ipynb #a08a51e5
+# %% ../nbs/tools/flags.ipynb #b146846e
 def own_preset(
     corpus: str,  # what `get_corpus` takes
 ) -> TrainConfig:
@@ -158,7 +158,7 @@ def own_preset(
             break
     return own_recipe(corpus, characters)
 
-# %% ../nbs/tools/flags.ipynb #5c8fd6c6
+# %% ../nbs/tools/flags.ipynb #8fb07245
 def parse_run(
     args: list[str],  # [PRESET] [--config FILE] [flags]
     command: str,  # "train" or "plan"

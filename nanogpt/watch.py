@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURE', 'score_tales_run', 'watch', 'plot_run', 'take_turns']
 
-# %% ../nbs/tools/watch.ipynb #1caac871
+# %% ../nbs/tools/watch.ipynb #23b84821
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from .sample import sample_text, score_samples, stream
 from .start import Run
 from .vocab import Tokenizer
 
-# %% ../nbs/tools/watch.ipynb #22d755b7
+# %% ../nbs/tools/watch.ipynb #2aeb225b
 TEMPERATURE = 0.8  # of the samples
 
 
@@ -31,7 +31,7 @@ def score_tales_run(
         return {}
     return score_samples(run.eval_model, run.tokenizer, 32, seed=run.iter_num, temperature=TEMPERATURE)
 
-# %% ../nbs/tools/watch.ipynb #959d83df
+# %% ../nbs/tools/watch.ipynb #7f21ffdc
 def watch(
     run: Run,
 ) -> dict[str, float]:
@@ -47,7 +47,7 @@ def watch(
             file.write(text + "\n")
     return score_tales_run(run)
 
-# %% ../nbs/tools/watch.ipynb #4dd6660f
+# %% ../nbs/tools/watch.ipynb #9d99ce07
 def plot_run(
     metrics: list[dict],
     floor: float | None,
