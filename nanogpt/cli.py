@@ -17,7 +17,7 @@ import warnings
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -25,11 +25,6 @@ from tyro.conf import OmitArgPrefixes, Positional
 from .config import GPT2_SIZES, GPTConfig
 from .flags import command, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
-
-# %% ../nbs/tools/cli.ipynb #b12e00c8
-if TYPE_CHECKING:
-    from nanogpt.model import GPT
-    from nanogpt.vocab import Tokenizer
 
 # %% ../nbs/tools/cli.ipynb #9d77b69a
 def train(args: list[str]) -> int:
@@ -185,7 +180,7 @@ def load_all(
     source: str,  # as in `hub.load_model`
     device: str = "auto",
     tokenizer: str = "",  # what `get_tokenizer` takes, for a model that does not bring its own
-) -> tuple["GPT", "Tokenizer", dict]:  # on the device, in eval mode; the checkpoint, empty if there is none
+) -> tuple[Any, Any, dict]:  # a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing
     "What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong."
     from nanogpt.device import pick_device
     from nanogpt.hub import load_model, tokenizer_of

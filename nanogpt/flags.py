@@ -23,14 +23,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from .config import LIMITS, GPTConfig
 from .corpus import get_corpus
-from nanogpt.recipe import (
-    PRESETS,
-    TrainConfig,
-    config_from_dict,
-    get_preset,
-    own_recipe,
-    read_run,
-)
+from .recipe import PRESETS, TrainConfig, config_from_dict, get_preset, own_recipe, read_run
 
 # %% ../nbs/tools/flags.ipynb #60040b4d
 def metavar(
