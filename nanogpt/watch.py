@@ -8,6 +8,7 @@ __all__ = ['TEMPERATURE', 'score_tales_run', 'watch', 'plot_run', 'take_turns']
 # %% ../nbs/tools/watch.ipynb #23b84821
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from .distributed import is_sharded
@@ -61,7 +62,7 @@ def plot_run(
         plot_emergence(metrics, ax=axes[1])
     path = Path(out_dir) / "losses.png"
     with atomic_write(path, "wb") as file:
-        axes[0].figure.savefig(file, format="png", dpi=100)
+        plt.savefig(file, format="png", dpi=100)
     return path
 
 # %% ../nbs/tools/watch.ipynb #7f75a99b
