@@ -54,20 +54,20 @@ class TrainConfig:
     batch_size: Count = 64  # micro-batch of one rank, in windows
     auto_batch: bool = False  # the largest batch_size that fits instead, with as many windows in an iteration
     gradient_accumulation_steps: Count = 1  # micro-batches in an iteration, of all ranks together
-    max_iters: Count = 5000
+    max_iters: Count = 5000  # iterations, each of which is one optimizer step
     max_seconds: NonNegative = 0.0  # save and stop after so many seconds; 0: never
     patience: CountOrZero = 0  # stop after so many evaluations without a better loss; 0: never
     learning_rate: NonNegative = 1e-3  # the peak
-    min_lr: NonNegative = 1e-4
-    warmup_iters: CountOrZero = 100
+    min_lr: NonNegative = 1e-4  # where the schedule ends
+    warmup_iters: CountOrZero = 100  # the first iterations, in which the rate rises from 0
     lr_decay_iters: CountOrZero = 0  # the iteration at which min_lr is reached; 0: max_iters
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
     decay_fraction: Annotated[float, Gt(0), Le(1)] = (
         0.2  # of wsd: the last part of lr_decay_iters, in which the rate falls
     )
-    weight_decay: NonNegative = 0.1
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
+    weight_decay: NonNegative = 0.1  # of matrices; biases and gains do not decay
+    beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
+    beta2: Fraction = 0.99  # decay of its mean of squared gradients
     grad_clip: NonNegative = 1.0  # the largest norm of the gradient; 0: no clipping
     ema: Fraction = (
         0.0  # decay of a running average of the weights, which is then evaluated and kept as best.pt; 0: none
@@ -79,7 +79,7 @@ class TrainConfig:
         ""  # a recorded run to compare with
     )
 
-    seed: Annotated[int, Ge(0), Lt(2**63)] = 1337
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 1337  # of the first weights, dropout and the order of windows
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = (
         "auto"  # of the matrix products; float64: of the weights too
@@ -95,7 +95,7 @@ class TrainConfig:
 
     tensorboard: bool = False  # write out_dir/tensorboard too
     wandb: bool = False  # report to Weights & Biases too
-    wandb_project: str = "nanogpt"
+    wandb_project: str = "nanogpt"  # in Weights & Biases
     run_name: str = ""  # in Weights & Biases; "": out_dir
 
     def __post_init__(self):

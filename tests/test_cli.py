@@ -1,11 +1,19 @@
 """The command line: what it does, and what it says when it can't."""
 import json
 import re
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
 
 import pytest
 from conftest import TINY_FLAGS
 
-from nanogpt.cli import COMMANDS, main
+from nanogpt.cli import COMMANDS, human_time, main
+from nanogpt.config import GPTConfig
+from nanogpt.flags import GROUPS, comments, in_flags
+from nanogpt.recipe import TrainConfig
 
 OFFLINE = {"NANOGPT_CACHE": "absent", "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
@@ -30,17 +38,93 @@ def failure(done) -> str:
     return lines[0]
 
 
-def test_help(capsys):
-    assert main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"  {name}" in printed for name in COMMANDS)
+def test_help_and_version(capsys):
+    for args in ([], ["--help"]):
+        assert main(args) == 0
+        printed = capsys.readouterr().out
+        assert all(f"  {name}" in printed for name in COMMANDS)
+    assert main(["--version"]) == 0 and re.fullmatch(r"nanogpt \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
-    assert caught.value.code == 0 and f"nanogpt {command}" in capsys.readouterr().out
+def test_every_command_has_help_and_shows_it_at_once(command):
+    "Torch takes seconds to import; whoever asks for help should not wait for it."
+    code = (
+        f"import sys; from nanogpt.cli import main\ntry: main([{command!r}, '--help'])\nexcept SystemExit as e: assert not e.code\n"
+        "slow = {'torch', 'numpy', 'matplotlib', 'tiktoken', 'tqdm'} & sys.modules.keys(); assert not slow, slow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert f"usage: nanogpt {command}" in done.stdout and f"Example: nanogpt {command}" in done.stdout.replace('eval "$(', "")
+
+
+@pytest.mark.parametrize("module", ["nanogpt", "nanogpt.cli"])
+def test_python_m(module, tmp_path):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and done.stdout.startswith("nanogpt ")
+
+
+def test_help_of_train_has_groups_ranges_and_a_line_for_each_flag(nanogpt):
+    printed = nanogpt("train", "demo", "--help").stdout
+    titles = re.findall(r"─ (\w+) options ─", printed)
+    assert titles == ["data", "model", "optimisation", "machine", "logging"]
+    for words in ("--n-layer INT≥1", "--dropout FLOAT≥0,<1", "--norm {layer,rms}", "--data-dir FOLDER", "--config FILE"):
+        assert words in printed
+    assert re.search(r"--n-layer INT≥1 +blocks \(default: 3\)", printed), "the demo's"
+    notes = comments(TrainConfig) | comments(GPTConfig)
+    assert [name for names in GROUPS.values() for name in names.split() if not notes[name]] == [], "no help"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_completion_of_commands_and_flags(nanogpt, tmp_path):
+    script = nanogpt("completion", "bash").stdout
+    cases = {"nanogpt sam": "sample", "nanogpt train --n-l": "--n-layer", "nanogpt sample --temp": "--temperature"}
+    for line, full in cases.items():
+        words = line.split()
+        code = f'{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tyro_nanogpt; echo "${{COMPREPLY[@]}}"'
+        (tmp_path / "complete.sh").write_text(code, encoding="utf-8")
+        done = subprocess.run(["bash", "complete.sh"], cwd=tmp_path, capture_output=True, encoding="utf-8")
+        assert done.stdout.split() == [full], done.stderr
+
+
+def test_hints_are_flags():
+    known = {"resume", "compile", "n_embd", "out_dir"}
+    assert in_flags("go on with resume='auto'", known) == "go on with --resume auto"
+    assert in_flags("set compile=False, or n_embd=132.", known) == "set --no-compile, or --n-embd 132."
+    assert in_flags("out_dir='my run'; x='auto' a=1", known) == "--out-dir 'my run'; x='auto' a=1"
+
+
+def test_warnings_are_one_line(monkeypatch, capsys):
+    @dataclass
+    class Odd:
+        def __call__(self):
+            warnings.warn("too\nlittle text; set resume='auto'", stacklevel=1)
+
+    monkeypatch.setitem(COMMANDS, "info", Odd)
+    before = warnings.showwarning
+    assert main(["info"]) == 0 and warnings.showwarning is before
+    assert capsys.readouterr().err == "nanogpt: warning: too little text; set --resume auto\n"
+
+
+def test_unexpected_errors_are_one_line_too(monkeypatch, capsys):
+    @dataclass
+    class Odd:
+        def __call__(self):
+            raise TypeError("a bug\nof two lines")
+
+    monkeypatch.setitem(COMMANDS, "info", Odd)
+    monkeypatch.delenv("NANOGPT_DEBUG", raising=False)
+    assert main(["info"]) == 1
+    line = "nanogpt: error: TypeError: a bug of two lines (set NANOGPT_DEBUG=1 for the traceback)\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setenv("NANOGPT_DEBUG", "1")
+    with pytest.raises(TypeError, match="a bug"):
+        main(["info"])
+
+
+def test_times_are_for_people():
+    hours = {929_000: "106 years", 100: "4.2 days", 48: "2.0 days", 47: "47 hours", 0.5: "30 minutes", 1e-5: "0.0 seconds"}
+    assert {number: human_time(number) for number in hours} == hours
 
 
 def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
@@ -140,6 +224,25 @@ def test_prepare_and_verify(nanogpt, tmp_path):
     assert nanogpt("prepare", "latin.txt", "--errors", "replace").returncode == 0
 
 
+def test_own_text_in_one_command(nanogpt, tmp_path):
+    "No preset, no configuration: `--corpus` is enough, and `prepare` says how to go on."
+    (tmp_path / "my_texts").mkdir()
+    for i in range(3):
+        text = " ".join(f"note {(i + n) % 7} of {n % 11} is small." for n in range(200))
+        (tmp_path / "my_texts" / f"{i}.txt").write_text(text, encoding="utf-8")
+    short = ["--max-iters", 2, "--n-layer", 1, "--n-embd", 16, "--n-head", 2]
+    done = nanogpt("train", "--corpus", "my_texts/", *short)
+    assert done.returncode == 0, done.stderr
+    assert "corpus='my_texts/'" in done.stdout and "from reference" not in done.stdout
+    described = json.loads((tmp_path / "out" / "own" / "config.json").read_text(encoding="utf-8"))
+    assert not described["aligned"] and described["model"]["n_layer"] == 1 and described["tokenizer"] == "char"
+    done = nanogpt("prepare", "my_texts", "--tokenizer", "byte", "--out-dir", "my data")
+    following = re.search(r"^next: nanogpt (train .*)$", done.stdout, re.M)
+    assert following and following[1] == "train --corpus my_texts --tokenizer byte --data-dir 'my data'"
+    flags = ["train", "--corpus", "my_texts", "--tokenizer", "byte", "--data-dir", "my data", "--out-dir", "other"]
+    assert nanogpt(*flags, *short).returncode == 0
+
+
 def test_resume_from_the_command_line(trained, nanogpt):
     done = nanogpt(*TRAIN, "--init-from", "resume", "--max-iters", 30)
     assert done.returncode == 0 and "iter     30" in done.stdout
@@ -161,8 +264,11 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["train", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'?"),
         (["train", "gpt2-124m"], "no data at data/openwebtext"),
         (["train", "demo", "--n-embd", "131"], "n_embd must be a multiple of n_head"),
-        (["train", "demo", "--n-layer", "0"], "n_layer must be a positive"),
-        (["train", "demo", "--n-head", "-4"], "n_head must be a positive"),
+        (["train", "demo", "--n-layer", "0"], "n_layer must be at least 1, got 0"),
+        (["train", "demo", "--n-head", "-4"], "n_head must be at least 1, got -4"),
+        (["train", "own"], "nanogpt train --corpus my_texts/"),
+        (["train", "--corpus", "short.txt"], "too few to learn from"),
+        (["train", "--config=run.toml", "demo"], "the preset comes first: nanogpt train demo"),
         (["train", "demo", "--init-from", "resume"], "no checkpoint at"),
         (["prepare", "absent.txt"], "unknown corpus 'absent.txt'"),
         (["prepare", "empty.txt"], "the file is empty"),
@@ -185,6 +291,7 @@ def test_demo_in_short(nanogpt, tmp_path):
 )
 def test_errors_are_one_line(args, message, nanogpt, tmp_path):
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "run.toml").write_text("n_layer = 1", encoding="utf-8")
     (tmp_path / "short.safetensors").touch()
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 9, "n_positions": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}', encoding="utf-8")
@@ -227,9 +334,24 @@ def test_a_cut_checkpoint_is_named(trained, nanogpt, tmp_path):
     assert "damaged or cut short" in failure(nanogpt("sample", "run"))
 
 
-def test_unknown_flag_suggests(nanogpt):
-    done = nanogpt("train", "demo", "--lerning-rate", "1")
-    assert done.returncode == 2 and "--learning-rate" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["train", "demo", "--lerning-rate", "1"], "--lerning-rate, 1; did you mean --learning-rate?"),
+        (["train", "demo", "--n-layer", "four"], "--n-layer: invalid literal for int() with base 10: 'four'"),
+        (["train", "demo", "--norm", "lyer"], "invalid choice 'lyer' for argument '--norm'. Expected one of ('layer', 'rms')"),
+        (["train", "demo", "--config"], "Missing value for argument '--config'"),
+        (["sample"], "Missing from nanogpt sample: RUN"),
+        (["sample", "run", "--temprature", "1"], "did you mean --temperature?"),
+        (["completion", "tcsh"], "('bash', 'zsh', 'fish')"),
+    ],
+)
+def test_mistakes_in_flags_are_one_line(args, message, nanogpt):
+    for encoding in ("utf-8", "ascii"):  # tyro draws its box of what the terminal can show
+        done = nanogpt(*args, env={"PYTHONIOENCODING": encoding})
+        assert done.returncode == 2 and done.stdout == ""
+        assert re.fullmatch(r"nanogpt: error: .+\n", done.stderr) and message in done.stderr, done.stderr
+        assert "--help;" not in done.stderr and "---" not in done.stderr, "a rule of the box"
 
 
 def test_a_configuration_file(trained, nanogpt, tmp_path):
@@ -299,6 +421,7 @@ def test_plan(nanogpt):
     rows = [line.split() for line in done.stdout.splitlines() if "GB" in line[:12] or line.startswith("this machine")]
     assert [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "this"] and rows[0][3] == "float16" and rows[1][3] == "bfloat16"
     assert all("8" in row for row in rows), "eight windows at once"
+    assert done.stderr == "measuring steps of this model on cpu …\n"
 
 
 def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
@@ -309,7 +432,7 @@ def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
     first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     best = min(json.loads(line)["val_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     assert first["val_loss"] == pytest.approx(best, abs=1e-5), "it begins with the weights of best.pt, and with their two layers"
-    assert json.loads((tmp_path / "tuned" / "config.json").read_text(encoding="utf-8"))["n_layer"] == 2
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text(encoding="utf-8"))["model"]["n_layer"] == 2
     assert nanogpt(*flags, "--resume", "auto", "--max-iters", 6).returncode == 0
     assert "no checkpoint at nowhere" in failure(nanogpt(*TRAIN, "--init-from", "nowhere", "--out-dir", "other"))
     assert "did you mean 'resume'?" in failure(nanogpt(*TRAIN, "--init-from", "resmue", "--out-dir", "other"))
