@@ -290,7 +290,7 @@ def bench_prepare(
     workers, trained, corpus = workers or os.cpu_count() or 1, get_tokenizer(tokenizer), repeated_stdlib(megabytes)
     if not isinstance(trained, (BPETokenizer, TiktokenTokenizer)):
         raise ValueError(f"tokenizer {tokenizer!r} is none that tiktoken can stand in for; use 'gpt2' or a saved byte-pair encoding")
-    encoding = trained.to_tiktoken() if isinstance(trained, BPETokenizer) else trained.encoding
+    encoding = trained.encoding
     seconds, peak = {"tiktoken encode_ordinary_batch": [], "prepare": []}, (0.0, 0.0)
     for _ in range(rounds):
         elapsed, size = _encode_in_memory(corpus, encoding, workers)
