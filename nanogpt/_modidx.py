@@ -520,7 +520,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'nanogpt.vocab.TiktokenTokenizer.to_dict': ( 'tools/vocab.html#tiktokentokenizer.to_dict',
                                                                             'nanogpt/vocab.py'),
                                'nanogpt.vocab._bpe_from_dict': ('tools/vocab.html#_bpe_from_dict', 'nanogpt/vocab.py'),
-                               'nanogpt.vocab._byte_characters': ('tools/vocab.html#_byte_characters', 'nanogpt/vocab.py'),
                                'nanogpt.vocab._written': ('tools/vocab.html#_written', 'nanogpt/vocab.py'),
                                'nanogpt.vocab.bpe_from_gpt2_files': ('tools/vocab.html#bpe_from_gpt2_files', 'nanogpt/vocab.py'),
                                'nanogpt.vocab.get_tokenizer': ('tools/vocab.html#get_tokenizer', 'nanogpt/vocab.py'),

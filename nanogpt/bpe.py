@@ -196,37 +196,32 @@ def _work(item):
     return _function(item)
 
 # %% ../nbs/tools/bpe.ipynb #8bde915f
-def _count_pieces(
-    source: str | Path | Iterable[str], special_tokens: Sequence[str], workers: int | None
-) -> Counter:
+def _count_pieces(texts: Iterable[str], special_tokens: Sequence[str], workers: int | None) -> Counter:
     "How often each piece occurs, counted by several processes where there are four batches or more."
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; it takes at least 1")
-    batches, pieces = _batches(_texts(source, special_tokens)), Counter()
+    batches, pieces = _batches(texts), Counter()
     first = list(islice(batches, 4))
-    alone = workers == 1 or len(first) < 4
-    count_batch = partial(_count_batch, special_tokens=special_tokens)
     batches = chain(first, batches)
+    count_batch = partial(_count_batch, special_tokens=special_tokens)
+    alone = workers == 1 or len(first) < 4
     for counted in map(count_batch, batches) if alone else in_processes(count_batch, batches, workers):
         pieces.update(counted)
     return pieces
 
 # %% ../nbs/tools/bpe.ipynb #2a1714fa
 def train_bpe(
-    source: str
-    | Path
-    | Iterable[str],  # a text, the Path of a UTF-8 file, or texts (nothing merges across two)
+    source: str | Path | Iterable[str],  # a text, the Path of a UTF-8 file, or texts with merges inside each
     vocab_size: int,  # ids 0 to 255 are the bytes, then come the merges, and special tokens last
     special_tokens: Sequence[str] = (),  # cut out of the text before anything is counted
-    workers: int
-    | None = None,  # processes that count, from 16 MB of text on; as many as the machine has cores
+    workers: int | None = None,  # processes that count 16 MB of text or more; None: one per core
 ) -> BPETokenizer:
     """Learn merges: the most frequent pair first, of equally frequent ones the greatest pair of byte strings.
 
     When every piece has become one token, nothing is left to merge: the vocabulary stays smaller.
     """
     n_merges = count_merges(vocab_size, special_tokens)
-    pieces = _count_pieces(source, special_tokens, workers)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; it takes at least 1")
+    pieces = _count_pieces(_texts(source, special_tokens), special_tokens, workers)
     if not pieces:
         raise ValueError("there is no text to train on: it is empty but for special tokens")
     return BPETokenizer(_learn_merges(pieces, n_merges), special_tokens)

@@ -54,12 +54,12 @@ def allow_special(special_ids: Mapping[str, int], allowed: AllowedSpecial) -> Ma
         return special_ids if allowed == "all" else {}
     if isinstance(allowed, str) or not special_ids.keys() >= set(allowed):
         raise ValueError(
-            f"allowed_special is {allowed!r}; it takes 'all', 'none' or a part of {[*special_ids]}"
+            f"allowed_special is {allowed!r}; it takes 'all', 'none' or some of {[*special_ids]}"
         )
     return {token: special_ids[token] for token in allowed}
 
 # %% ../nbs/tools/cuts.ipynb #38019594
-# Each finds the first character of a piece, searched from the end (?r).
+# Each finds the first character of a piece; (?r) searches from the end.
 ANYWHERE = regex.compile("(?r)")
 GPT2_BOUNDARY = regex.compile(r"(?r)(?<=\S)\s")
 CL100K_BOUNDARY = regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\r\n])[^\s/]")  # newlines join a sign before them
@@ -96,9 +96,8 @@ def disputed_characters() -> dict[int, str]:
     for kind, example in ((r"\p{L}", "a"), (r"\p{N}", "0")):
         ranks = {bytes([b]): b for b in range(256)}
         encoding = tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks=ranks, special_tokens={})
-        theirs = set(
-            bytes(encoding.encode_ordinary(every)).decode()
-        )  # what the pattern does not match is left out
+        matched = encoding.encode_ordinary(every)  # what the pattern does not match is left out
+        theirs = set(bytes(matched).decode())
         ours = set(regex.findall(kind, every))
         substitutes |= {ord(c): "!" for c in ours - theirs if ord(c) not in substitutes}
         substitutes |= {ord(c): example for c in theirs - ours}

@@ -266,9 +266,9 @@ def _as_bpe(tokenizer: Tokenizer) -> BPETokenizer:
     if isinstance(tokenizer, ByteTokenizer):
         return BPETokenizer([], ["<|endoftext|>"])
     if isinstance(tokenizer, TiktokenTokenizer) and tokenizer.name == "gpt2":
-        ids = {tokenizer.encoding.decode_single_token_bytes(i): i for i in range(tokenizer.eot)}
+        ids = {tokenizer.encoding.decode_single_token_bytes(i): i for i in range(tokenizer.vocab_size - 1)}
         merges = [tuple(merge_piece(token, ids, i)) for token, i in ids.items() if len(token) > 1]
-        return BPETokenizer(merges, {"<|endoftext|>": tokenizer.eot}, [ids[bytes([b])] for b in range(256)])
+        return BPETokenizer(merges, tokenizer.special_ids, [ids[bytes([b])] for b in range(256)])
     name = tokenizer.to_dict().get("name", type(tokenizer).__name__)
     raise ValueError(f"tokenizer {name!r} cannot be written as a tokenizer.json; it can be characters, bytes, byte-pair encoding or 'gpt2'")
 

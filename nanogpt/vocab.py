@@ -8,7 +8,7 @@ __all__ = ['TiktokenTokenizer', 'bpe_from_gpt2_files', 'to_huggingface', 'tokeni
 # %% ../nbs/tools/vocab.ipynb #298420ce
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 
@@ -28,6 +28,9 @@ from nanogpt.tokenizer import (
 )
 
 # %% ../nbs/tools/vocab.ipynb #4497379b
+_LIKE_GPT2 = ("gpt2", "r50k_base", "p50k_base", "p50k_edit")  # their pattern is GPT-2's
+
+
 class TiktokenTokenizer(Tokenizer):
     "A vocabulary of OpenAI's, through tiktoken's fast encoder."
 
@@ -43,20 +46,15 @@ class TiktokenTokenizer(Tokenizer):
             self.encoding = tiktoken.get_encoding(name)
         except OSError as error:  # requests' errors are OSErrors
             what = f"the vocabulary of {name!r} could not be downloaded ({type(error).__name__})"
-            raise OSError(
-                f"{what}; connect once, or point TIKTOKEN_CACHE_DIR at a folder that has it"
-            ) from None
-        self.vocab_size, self.eot = (
-            self.encoding.n_vocab,
-            self.encoding.eot_token,
-        )  # special tokens are counted
-        gpt2 = name in ("gpt2", "r50k_base", "p50k_base", "p50k_edit")
-        self.boundary = GPT2_BOUNDARY if gpt2 else CL100K_BOUNDARY
+            fix = "connect once, or point TIKTOKEN_CACHE_DIR at a folder that has it"
+            raise OSError(f"{what}; {fix}") from None
+        self.vocab_size, self.eot = self.encoding.n_vocab, self.encoding.eot_token
         self.special_ids = {t: self.encoding.encode_single_token(t) for t in self.encoding.special_tokens_set}
+        self.boundary = GPT2_BOUNDARY if name in _LIKE_GPT2 else CL100K_BOUNDARY
 
     def encode_ordinary(self, text: str) -> list[int]:
         "Raises ValueError for a lone surrogate."
-        if self.boundary is GPT2_BOUNDARY:
+        if self.name in _LIKE_GPT2:
             return encode_with_tiktoken(self.encoding, text)
         utf8(text)
         return self.encoding.encode_ordinary(text)
@@ -70,16 +68,14 @@ class TiktokenTokenizer(Tokenizer):
         return {"type": "tiktoken", "name": self.name}
 
 # %% ../nbs/tools/vocab.ipynb #9c8309fe
-def _byte_characters() -> list[str]:
-    "GPT-2's files write a byte as its Latin-1 character where that can be seen, else as one from U+0100 on."
-    visible, others = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}, count(0x100)
-    return [chr(b if b in visible else next(others)) for b in range(256)]
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [b for b in range(256) if b not in _VISIBLE]
+_CHARACTERS = {b: chr(b) for b in _VISIBLE} | {b: chr(0x100 + n) for n, b in enumerate(_OTHERS)}
 
 
-def _written(ids: Mapping[bytes, int]) -> dict[str, int]:
-    "Ordinary tokens as GPT-2's files write them, with their ids."
-    characters = _byte_characters()
-    return {"".join([characters[b] for b in token]): i for token, i in ids.items()}
+def _written(token: bytes) -> str:
+    "An ordinary token as GPT-2's files write it: a byte is its Latin-1 character where that can be seen."
+    return "".join([_CHARACTERS[b] for b in token])
 
 
 def bpe_from_gpt2_files(
@@ -87,8 +83,7 @@ def bpe_from_gpt2_files(
     merges_txt: str | Path,  # merges.txt or vocab.bpe
 ) -> BPETokenizer:
     "Read a vocabulary in GPT-2's format. Raises ValueError that says what is wrong."
-    characters = _byte_characters()
-    byte_of, merges = {character: b for b, character in enumerate(characters)}, []
+    byte_of, merges = {character: b for b, character in _CHARACTERS.items()}, []
     for number, line in enumerate(Path(merges_txt).read_text(encoding="utf-8").split("\n"), 1):
         if not line or number == 1 and line.startswith("#version"):
             continue
@@ -98,24 +93,23 @@ def bpe_from_gpt2_files(
             what = f"line {number} of {merges_txt} is {line[:80]!r}"
             raise ValueError(f"{what}; a merge is two tokens with a space between them") from None
         merges.append((left, right))
+    ordinary = {*_CHARACTERS.values(), *(_written(left + right) for left, right in merges)}
     try:
         ids = json.loads(Path(vocab_json).read_text(encoding="utf-8"))
-        ordinary = _written(BPETokenizer(merges).ids)
+        byte_ids = [ids[_CHARACTERS[b]] for b in range(256)]
         special_ids = {token: i for token, i in ids.items() if token not in ordinary}
-        tokenizer = BPETokenizer(merges, special_ids, [ids[character] for character in characters])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{vocab_json} with {merges_txt} is no vocabulary of GPT-2's kind: {error!r}"
-        ) from None
-    for token, i in _written(tokenizer.ids).items():
-        if ids.get(token) != i:
-            what = f"{vocab_json} gives {token!r} the id {ids.get(token)}"
-            raise ValueError(f"{what}, but by {merges_txt} it is {i}; number the merges in their order")
+        tokenizer = BPETokenizer(merges, special_ids, byte_ids)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{vocab_json} does not belong to {merges_txt}: {error!r}") from None
+    for token, i in tokenizer.ids.items():
+        if (given := ids.get(_written(token))) != i:
+            what = f"{vocab_json} gives {_written(token)!r} the id {given}, but by {merges_txt} it is {i}"
+            raise ValueError(f"{what}; number the merges in their order")
     return tokenizer
 
 # %% ../nbs/tools/vocab.ipynb #685a4eb3
 def to_huggingface(tokenizer: BPETokenizer) -> dict:
-    """The contents of a tokenizer.json, which `transformers.PreTrainedTokenizerFast(tokenizer_file=…)` reads.
+    """A tokenizer.json, which `transformers.PreTrainedTokenizerFast(tokenizer_file=…)` reads.
 
     It always finds special tokens in a text. Raises ValueError where that format would give other ids.
     """
@@ -123,15 +117,14 @@ def to_huggingface(tokenizer: BPETokenizer) -> dict:
         if merge_piece(left + right, tokenizer.ids, tokenizer.ids[left + right]) != [left, right]:
             what = f"never make {left + right!r} of {left!r} + {right!r}, which earlier merges cut otherwise"
             raise ValueError(f"Hugging Face would {what}; drop this merge")
-    vocab = _written(tokenizer.ids)
+    vocab = {_written(token): i for token, i in tokenizer.ids.items()}
     if clash := sorted(vocab.keys() & tokenizer.special_ids.keys()):
         what = f"special token {clash[0]!r} is written like an ordinary token in this format"
         raise ValueError(f"{what}; choose a longer one, such as '<|end|>'")
-    written = {token: text for token, text in zip(tokenizer.ids, vocab)}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     nothing = dict.fromkeys(["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"])
-    merges = [[written[left], written[right]] for left, right in tokenizer.merges]
+    merges = [[_written(left), _written(right)] for left, right in tokenizer.merges]
     return {
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": i, "content": token, **flags} for token, i in tokenizer.special_ids.items()],
@@ -150,9 +143,7 @@ def _bpe_from_dict(byte_ids: list[int], merges: list[list[int]], special_ids: di
     free = (i for i in count() if i not in taken)
     for left, right in merges:
         if left not in tokens or right not in tokens:  # it comes later, or is a special token
-            raise ValueError(
-                f"not a saved BPETokenizer: merge {[left, right]} names an id that is not there yet"
-            )
+            raise ValueError(f"not a saved BPETokenizer: merge {[left, right]} names an id before it is made")
         pairs.append((tokens[left], tokens[right]))
         tokens[next(free)] = tokens[left] + tokens[right]
     return BPETokenizer(pairs, special_ids, byte_ids)

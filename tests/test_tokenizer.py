@@ -1,4 +1,5 @@
 """Any text goes in and comes back; bad input is named."""
+
 import contextlib
 import json
 import os
@@ -71,7 +72,9 @@ def test_gpt2_ids_are_tiktokens(text):
 
 
 def test_unknown_characters_are_named():
-    with pytest.raises(ValueError, match="not in the vocabulary of this CharTokenizer: 'x' 'é'; leave these out"):
+    with pytest.raises(
+        ValueError, match="not in the vocabulary of this CharTokenizer: 'x' 'é'; leave these out"
+    ):
         CharTokenizer.from_text("abc").encode("axbé")
 
 
@@ -88,12 +91,18 @@ def test_lone_surrogate_is_named():
             tokenizer.encode("ab\ud800")
 
 
-@pytest.mark.parametrize("tokenizer", [CharTokenizer("\nabcé", eot="\n"), CharTokenizer("ab"), ByteTokenizer()])
+@pytest.mark.parametrize(
+    "tokenizer", [CharTokenizer("\nabcé", eot="\n"), CharTokenizer("ab"), ByteTokenizer()]
+)
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         loaded = load_tokenizer(path)
-        assert (loaded.fingerprint, loaded.eot, loaded.vocab_size) == (tokenizer.fingerprint, tokenizer.eot, tokenizer.vocab_size)
+        assert (loaded.fingerprint, loaded.eot, loaded.vocab_size) == (
+            tokenizer.fingerprint,
+            tokenizer.eot,
+            tokenizer.vocab_size,
+        )
 
 
 def test_fingerprints_tell_tokenizers_apart():
@@ -128,12 +137,33 @@ def test_gpt2_offline_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-# Byte-pair encoding: small alphabets, in which pairs overlap and tie, and special tokens that overlap each other and the text.
-TEXTS = st.one_of(*(st.text(alphabet, max_size=80) for alphabet in ("ab", "abc ", "ab\n <|>", "é日a ", "a' s0\t", "\x00\x85\u2028 a")), st.text())
-SPECIALS = st.sampled_from([[], ["<|endoftext|>"], ["a", "ab"], ["ab", "bca", "abc"], ["b a"], [" "], ["é", "日a"], ["<", "<|", "<|>"], ["\n\n"]])
+# Small alphabets, in which pairs overlap and tie, and special tokens that overlap each other and the text.
+TEXTS = st.one_of(
+    *(
+        st.text(alphabet, max_size=80)
+        for alphabet in ("ab", "abc ", "ab\n <|>", "é日a ", "a' s0\t", "\x00\x85\u2028 a")
+    ),
+    st.text(),
+)
+SPECIALS = st.sampled_from(
+    [
+        [],
+        ["<|endoftext|>"],
+        ["a", "ab"],
+        ["ab", "bca", "abc"],
+        ["b a"],
+        [" "],
+        ["é", "日a"],
+        ["<", "<|", "<|>"],
+        ["\n\n"],
+    ]
+)
 ADVERSARIAL = [
-    "", "\x00", "\x00\x00\x00", "a" * 5000, " " * 5000, "x" + " " * 20_000 + "y", "\n" * 12_000 + "y", "\t \n\r\x0b\x0c\x1c\x85\xa0\u2028\u3000", "don't DON'T I'll'll 've",
-    "<|endoftext|>", "<|endoftext|><|endoftext|>", "naïve café", "🐈‍⬛👩‍👩‍👧", "1234567890" * 50, "٣٤٥ ⅷ ½", "e\u0301\u0301\u0301", "\ufffe\uffff\ufeff", "if x:\n        return [y]\n",
+    "", "\x00", "\x00\x00\x00", "a" * 5000, " " * 5000, "x" + " " * 20_000 + "y", "\n" * 12_000 + "y",
+    "\t \n\r\x0b\x0c\x1c\x85\xa0\u2028\u3000", "don't DON'T I'll'll 've",
+    "<|endoftext|>", "<|endoftext|><|endoftext|>", "naïve café", "🐈‍⬛👩‍👩‍👧",
+    "1234567890" * 50, "٣٤٥ ⅷ ½", "e\u0301\u0301\u0301", "\ufffe\uffff\ufeff",
+    "if x:\n        return [y]\n",
     "\u0558a\u0558", "\U000323b0x", "a \U0001ccf0 1",  # letters and signs of several years' Unicode
 ]  # fmt: skip
 
@@ -149,7 +179,11 @@ def shakespeare() -> Path:
 def gpt2_files() -> tuple[Path, Path]:
     "The two files that tiktoken downloads for GPT-2, under the names of its cache."
     gpt2()
-    folder = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR") or Path(tempfile.gettempdir()) / "data-gym-cache")
+    folder = Path(
+        os.environ.get("TIKTOKEN_CACHE_DIR")
+        or os.environ.get("DATA_GYM_CACHE_DIR")
+        or Path(tempfile.gettempdir()) / "data-gym-cache"
+    )
     url = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
     files = [folder / sha1((url + name).encode()).hexdigest() for name in ("encoder.json", "vocab.bpe")]
     if not all(file.exists() for file in files):
@@ -189,7 +223,9 @@ def test_encoding_repeats_what_training_did(text, room):
     tokens = [[bytes([b]) for b in piece.encode()] for piece in split_pieces(text)]
     for merge in tokenizer.merges:
         tokens = [merge_pair(piece, merge) for piece in tokens]
-    assert [token for piece in tokens for token in piece] == [tokenizer.vocab[i] for i in tokenizer.encode(text)]
+    assert [token for piece in tokens for token in piece] == [
+        tokenizer.vocab[i] for i in tokenizer.encode(text)
+    ]
 
 
 def test_ties_go_to_the_greatest_pair():
@@ -215,7 +251,12 @@ def test_any_merges_encode_alike_slowly_and_fast(pairs, text):
 @given(st.text())
 def test_our_gpt2_is_tiktokens(text):
     ids = tiktoken.get_encoding("gpt2").encode_ordinary(text) if gpt2() else None
-    assert our_gpt2().encode(text) == our_gpt2().encode_slowly(text) == our_gpt2().encoding.encode_ordinary(text) == ids
+    assert (
+        our_gpt2().encode(text)
+        == our_gpt2().encode_slowly(text)
+        == our_gpt2().encoding.encode_ordinary(text)
+        == ids
+    )
 
 
 @pytest.mark.parametrize("text", ADVERSARIAL, ids=range(len(ADVERSARIAL)))
@@ -223,7 +264,9 @@ def test_our_gpt2_is_tiktokens_on_hard_texts(text):
     reference = gpt2()
     assert our_gpt2().encode(text) == reference.encode(text)
     assert our_gpt2().decode(our_gpt2().encode(text)) == text
-    assert our_gpt2().encode(text, allowed_special="all") == reference.encoding.encode(text, allowed_special="all")
+    assert our_gpt2().encode(text, allowed_special="all") == reference.encoding.encode(
+        text, allowed_special="all"
+    )
     if len(text) < 10_000:
         assert our_gpt2().encode_slowly(text) == reference.encode(text)
 
@@ -237,15 +280,36 @@ def test_our_gpt2_is_tiktokens_on_shakespeare():
 
 def test_every_character_is_cut_as_tiktoken_cuts_it():
     assert "".join(split_pieces(text := "".join(map(chr, range(0x3000))))) == text
-    kinds = [tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}) for kind in (r"\p{L}", r"\p{N}", r"\s")]
+    kinds = [
+        tiktoken.Encoding(
+            kind, pat_str=kind, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
+        )
+        for kind in (r"\p{L}", r"\p{N}", r"\s")
+    ]
     disputed = [*disputed_characters()]  # by the `regex` and the tiktoken that are installed
-    for character in ["a", "Z", "é", "日", "½", "٣", " ", "\n", "\x1c", "\x85", "!", *map(chr, disputed[:2000])]:
+    for character in [
+        "a",
+        "Z",
+        "é",
+        "日",
+        "½",
+        "٣",
+        " ",
+        "\n",
+        "\x1c",
+        "\x85",
+        "!",
+        *map(chr, disputed[:2000]),
+    ]:
         letter, number, space = (bool(kind.encode_ordinary(character)) for kind in kinds)
         together = [len(split_pieces(other + character)) == 1 for other in "a1\t!"]
         assert together == [letter, number, space, not (letter or number or space)], hex(ord(character))
 
 
-@pytest.mark.parametrize("before, run, after", [("", " ", "x"), ("x", "\n", " x"), ("", "a", ""), ("", " ", ""), ("x \n", " \n", "\tx")])
+@pytest.mark.parametrize(
+    "before, run, after",
+    [("", " ", "x"), ("x", "\n", " x"), ("", "a", ""), ("", " ", ""), ("x \n", " \n", "\tx")],
+)
 def test_very_long_runs(before, run, after):
     tokenizer = train_bpe(before + run * 1000 + after, 280)
     long = before + run * 100_000 + after
@@ -276,15 +340,27 @@ def test_the_first_and_longest_special_token_wins(text, special_tokens):
 def test_special_tokens_do_not_merge():
     text = "the end<|endoftext|>the end<|endoftext|>" * 20
     tokenizer = train_bpe(text, 300, ["<|endoftext|>"])
-    assert not [token for i, token in tokenizer.vocab.items() if b"|" in token and len(token) > 1 and i != tokenizer.eot]
-    assert tokenizer.eot == tokenizer.vocab_size - 1 and tokenizer.encode(text, allowed_special="all").count(tokenizer.eot) == 40
-    assert tokenizer.eot not in tokenizer.encode(text) and tokenizer.decode([tokenizer.eot]) == "<|endoftext|>"
+    assert not [
+        token
+        for i, token in tokenizer.vocab.items()
+        if b"|" in token and len(token) > 1 and i != tokenizer.eot
+    ]
+    assert (
+        tokenizer.eot == tokenizer.vocab_size - 1
+        and tokenizer.encode(text, allowed_special="all").count(tokenizer.eot) == 40
+    )
+    assert (
+        tokenizer.eot not in tokenizer.encode(text) and tokenizer.decode([tokenizer.eot]) == "<|endoftext|>"
+    )
     assert train_bpe("abc", 257).eot is None
 
 
 def test_documents_are_apart():
     assert not train_bpe(["a", "b"] * 9, 300).merges and train_bpe(["ab"] * 9, 300).merges == [(b"a", b"b")]
-    assert train_bpe((word for word in ["low", "lower", "lowest"]), 260).merges == train_bpe("low", 256).merges + train_bpe(["low", "lower", "lowest"], 260).merges
+    assert (
+        train_bpe((word for word in ["low", "lower", "lowest"]), 260).merges
+        == train_bpe("low", 256).merges + train_bpe(["low", "lower", "lowest"], 260).merges
+    )
 
 
 def test_a_path_is_a_file_and_a_string_is_text(tmp_path):
@@ -302,6 +378,7 @@ def test_a_path_is_a_file_and_a_string_is_text(tmp_path):
 @example("a<|>b<|", ["<", "<|", "<|>"], 1, 1)
 @example("a<|> b<|>", ["<|> ", "<|"], 3, 2)
 @example("xb axb a", ["b a"], 2, 2)
+@example("xb axb a", ["b a"], 2, 3)
 def test_cutting_changes_no_count(text, special_tokens, block, step):
     blocks = [text[i : i + step] for i in range(0, len(text), step)]
     cut = list(safe_chunks(blocks, special_tokens))
@@ -312,7 +389,9 @@ def test_cutting_changes_no_count(text, special_tokens, block, step):
         patch.setattr(bpe, "_BATCH", 2 * block)
         (Path(folder) / "text").write_bytes(text.encode())
         for source in (text, Path(folder) / "text"):
-            assert bpe._count_pieces(source, special_tokens, 1) == bpe._count_batch([text], special_tokens)
+            assert bpe._count_pieces(
+                bpe._texts(source, special_tokens), special_tokens, 1
+            ) == bpe._count_batch([text], special_tokens)
 
 
 def test_cuts_come_often():
@@ -330,7 +409,11 @@ def test_processes_count_the_same(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(bpe, "_BATCH", 2000)
     started = []
     pool = bpe.ProcessPoolExecutor
-    monkeypatch.setattr(bpe, "ProcessPoolExecutor", lambda workers, **options: started.append(workers) or pool(workers, **options))
+    monkeypatch.setattr(
+        bpe,
+        "ProcessPoolExecutor",
+        lambda workers, **options: started.append(workers) or pool(workers, **options),
+    )
     assert train_bpe(source, 400, ["<|end of text|>"], workers=2).fingerprint == one.fingerprint
     assert started == [2]
 
@@ -351,7 +434,9 @@ def test_batches_are_read_only_as_fast_as_they_are_counted(monkeypatch):
     def documents():
         for number in range(50):
             asked.append(number)
-            assert len(asked) - len(done) <= 5 + 4  # two for each worker and one more, and the four that decide for processes
+            assert (
+                len(asked) - len(done) <= 5 + 4
+            )  # two for each worker and one more, and the four that decide for processes
             yield "some words"
 
     monkeypatch.setattr(bpe, "ProcessPoolExecutor", Pool)
@@ -361,17 +446,24 @@ def test_batches_are_read_only_as_fast_as_they_are_counted(monkeypatch):
 
 
 def test_small_inputs_start_no_process(monkeypatch):
-    monkeypatch.setattr(bpe, "ProcessPoolExecutor", lambda workers, **options: pytest.fail("a process was started"))
+    monkeypatch.setattr(
+        bpe, "ProcessPoolExecutor", lambda workers, **options: pytest.fail("a process was started")
+    )
     train_bpe("some words " * 100_000, 260, workers=4)
 
 
 def test_a_script_without_a_guard_is_told(tmp_path):
-    start = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\nfrom nanogpt import bpe\n"
+    start = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\n"
+    start += "from nanogpt import bpe\n"
     train = "bpe._BATCH = 10\nbpe.train_bpe(['some words and more'] * 20, 260, workers=2)\n"
     (tmp_path / "script.py").write_text(start + train, encoding="utf-8")
-    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, encoding="utf-8", timeout=120)
+    run = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, encoding="utf-8", timeout=120
+    )
     assert run.returncode == 1
-    assert "a worker process has died; start your script's work under `if __name__ == '__main__':`" in run.stderr
+    assert (
+        "a worker process has died; start your script's work under `if __name__ == '__main__':`" in run.stderr
+    )
 
 
 def test_memory_follows_the_pieces_and_not_the_file(tmp_path, monkeypatch):
@@ -393,7 +485,9 @@ def test_a_smaller_vocabulary_is_no_error():
 
 @pytest.mark.parametrize("train", [train_bpe, train_bpe_naively])
 def test_bad_training_is_named(train):
-    with pytest.raises(ValueError, match="vocab_size 257 is too small: 256 bytes and 2 special tokens need at least 258"):
+    with pytest.raises(
+        ValueError, match="vocab_size 257 is too small: 256 bytes and 2 special tokens need at least 258"
+    ):
         train("abc", 257, ["<a>", "<b>"])
     with pytest.raises(ValueError, match="special token '<a>' is there twice; give it once"):
         train("abc", 300, ["<a>", "<b>", "<a>"])
@@ -433,7 +527,9 @@ def test_the_byte_that_is_not_utf8_is_named(before, bad, end, tmp_path, monkeypa
     with pytest.raises(UnicodeDecodeError) as expected:
         content.decode()
     (tmp_path / "text").write_bytes(content)
-    with pytest.raises(ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x} .*; convert the file") as caught:
+    with pytest.raises(
+        ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x} .*; convert the file"
+    ) as caught:
         train_bpe(tmp_path / "text", 300)
     assert str(caught.value).startswith(str(tmp_path / "text"))
 
@@ -460,9 +556,11 @@ def test_encode_iterable_is_lazy():
 
 @cache
 def small_tiktoken(name: str) -> TiktokenTokenizer:
-    "OpenAI's pattern and special tokens with a small vocabulary, in which every pair of characters is a token."
+    "OpenAI's pattern and special tokens, and a small vocabulary in which every pair of characters is a token."
     pairs = dict.fromkeys((a + b).encode() for a in PAIRED for b in PAIRED)
-    ranks = {token: i for i, token in enumerate(dict.fromkeys([bytes([b]) for b in range(256)] + list(pairs)))}
+    ranks = {
+        token: i for i, token in enumerate(dict.fromkeys([bytes([b]) for b in range(256)] + list(pairs)))
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: ranks)
         patch.setattr(tiktoken.registry, "ENCODINGS", {})
@@ -476,7 +574,9 @@ def small_tiktoken(name: str) -> TiktokenTokenizer:
 PAIRED = "ab1A!/ \n\r\t'sé日"
 CUT_TEXTS = st.one_of(
     st.text(PAIRED, max_size=60),
-    st.lists(st.sampled_from([*PAIRED, "<|endoftext|>", "<|endofprompt|>", "<|", "  ", "\n\n", "//"])).map("".join),
+    st.lists(st.sampled_from([*PAIRED, "<|endoftext|>", "<|endofprompt|>", "<|", "  ", "\n\n", "//"])).map(
+        "".join
+    ),
     TEXTS,
 )
 
@@ -491,6 +591,7 @@ def chunks_of(text: str, cuts: list[int]) -> list[str]:
 @example("a \n\nb", [1, 2, 3, 4], [], "none")
 @example("a!\n\n/b", [1, 2, 3, 4, 5], [], "none")
 @example("don't", [3, 4], [], "none")
+@example("xb a", [3], ["b a"], "all")
 @example("x<|endoftext|>  y", [*range(1, 17)], ["<|endoftext|>"], "all")
 def test_the_same_ids_whatever_the_cuts(text, cuts, special_tokens, allowed):
     tokenizers = [
@@ -545,13 +646,15 @@ def test_allowed_special_is_tiktokens(text, allowed):
         assert tokenizer.encode(text, allowed) == reference
         assert list(tokenizer.encode_iterable(text, allowed)) == reference
     ours = train_bpe("ab ab", 262, ["<|endoftext|>", "<|endofprompt|>"])
-    assert ours.encode(text, allowed) == ours.encoding.encode(text, allowed_special=theirs, disallowed_special=())
+    assert ours.encode(text, allowed) == ours.encoding.encode(
+        text, allowed_special=theirs, disallowed_special=()
+    )
 
 
 @pytest.mark.parametrize("bad", ["<|endoftext|>", "some", ["<|end|>"], {"<|endoftext|>", "x"}])
 def test_unknown_special_tokens_are_named(bad):
     for tokenizer in (train_bpe("ab", 258, ["<|endoftext|>"]), gpt2()):
-        with pytest.raises(ValueError, match="it takes 'all', 'none' or a part of .*endoftext"):
+        with pytest.raises(ValueError, match="it takes 'all', 'none' or some of .*endoftext"):
             tokenizer.encode("text", bad)
         with pytest.raises(ValueError, match="allowed_special is "):
             next(tokenizer.encode_iterable(["text"], bad))
@@ -595,7 +698,7 @@ def test_fingerprints_stay():
 
 
 @pytest.mark.parametrize("merges, special_tokens, message", [
-    ([(b"ab", b"c"), (b"a", b"b")], [], r"merge b'ab' \+ b'c' must make a new token of two that come before it"),
+    ([(b"ab", b"c"), (b"a", b"b")], [], r"merge b'ab' \+ b'c' must make a new token of two that come"),
     ([(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")], [], r"merge b'a' \+ b'aa' must make a new token"),
     ([], {"<a>": 257}, r"clash or leave gaps"),
     ([], {"<a>": 97}, r"clash or leave gaps"),
@@ -613,10 +716,18 @@ def test_bpe_survives_files_and_processes(special_tokens, tmp_path):
     tokenizer = train_bpe(text, 290, special_tokens)
     tokenizer.encode("so")  # tiktoken's half is there now, and is not pickled
     tokenizer.save(tmp_path / "tokenizer.json")
-    copies = [load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer)), tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))]
+    copies = [
+        load_tokenizer(tmp_path),
+        pickle.loads(pickle.dumps(tokenizer)),
+        tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict()))),
+    ]
     assert "encoding" in vars(tokenizer) and "encoding" not in vars(copies[1])
     for copy in copies:
-        assert copy.fingerprint == tokenizer.fingerprint and copy.vocab == tokenizer.vocab and copy.merges == tokenizer.merges
+        assert (
+            copy.fingerprint == tokenizer.fingerprint
+            and copy.vocab == tokenizer.vocab
+            and copy.merges == tokenizer.merges
+        )
         assert copy.special_ids == tokenizer.special_ids and copy.eot == tokenizer.eot
         assert copy.encode(text, "all") == tokenizer.encode(text, "all")
     assert len(pickle.dumps(tokenizer)) < 20_000
@@ -638,13 +749,24 @@ def test_a_broken_definition_is_named():
 
 
 def test_files_of_gpt2s_kind(tmp_path):
-    characters = vocab._byte_characters()
-    assert len(set(characters)) == 256 and "".join(characters[33:127]) == bytes(range(33, 127)).decode() and characters[32] == "Ġ" and characters[10] == "Ċ"
-    numbers = {"<s>": 0} | {character: 1 + i for i, character in enumerate(characters)} | {"Ġa": 257, "<é>": 258}
+    characters = [vocab._CHARACTERS[b] for b in range(256)]
+    assert (
+        len(set(characters)) == 256
+        and "".join(characters[33:127]) == bytes(range(33, 127)).decode()
+        and characters[32] == "Ġ"
+        and characters[10] == "Ċ"
+    )
+    numbers = (
+        {"<s>": 0} | {character: 1 + i for i, character in enumerate(characters)} | {"Ġa": 257, "<é>": 258}
+    )
     (tmp_path / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ a\n", encoding="utf-8")
-    tokenizer = bpe_from_gpt2_files(tmp_path / "vocab.json", str(tmp_path / "merges.txt"))  # special tokens may come first, as in RoBERTa
-    assert tokenizer.encode("<s> a<é>", allowed_special="all") == [0, 257, 258] and [*tokenizer.special_ids] == ["<s>", "<é>"]
+    tokenizer = bpe_from_gpt2_files(
+        tmp_path / "vocab.json", str(tmp_path / "merges.txt")
+    )  # special tokens may come first, as in RoBERTa
+    assert tokenizer.encode("<s> a<é>", allowed_special="all") == [0, 257, 258] and [
+        *tokenizer.special_ids
+    ] == ["<s>", "<é>"]
     assert tokenizer.encode("\x00b") == [1, 99] and tokenizer.decode([0, 257, 258]) == "<s> a<é>"
     assert tokenizer_from_dict(tokenizer.to_dict()).vocab == tokenizer.vocab
     assert tokenizer.fingerprint == "617423b11d81cc56e1b21bef1a96974b0eb2d2d4d94a592c826805be7c01cc0b"
@@ -660,7 +782,11 @@ def test_files_of_gpt2s_kind(tmp_path):
 
 
 def test_numbers_that_no_merges_give_are_named(tmp_path):
-    right = {character: i for i, character in enumerate(vocab._byte_characters())} | {"Ġa": 256, "Ġb": 257, "<é>": 258}
+    right = {character: i for i, character in enumerate(map(vocab._CHARACTERS.get, range(256)))} | {
+        "Ġa": 256,
+        "Ġb": 257,
+        "<é>": 258,
+    }
     paths = tmp_path / "vocab.json", tmp_path / "merges.txt"
     paths[1].write_text("#version: 0.2\nĠ a\nĠ b\n", encoding="utf-8")
 
@@ -668,11 +794,21 @@ def test_numbers_that_no_merges_give_are_named(tmp_path):
         paths[0].write_text(json.dumps(numbers), encoding="utf-8")
         return bpe_from_gpt2_files(*paths)
 
-    assert read(right | {"<é>": 257, "Ġb": 258}).encode(" a b<é>", "all") == [256, 258, 257]  # special tokens may be anywhere
+    assert read(right | {"<é>": 257, "Ġb": 258}).encode(" a b<é>", "all") == [
+        256,
+        258,
+        257,
+    ]  # special tokens may be anywhere
     for wrong, message in (
         (right | {"Ġa": 257, "Ġb": 256}, "gives 'Ġa' the id 257, but by .*merges.txt it is 256"),
-        ({token: i for token, i in right.items() if token != "Ġb"}, "clash or leave gaps|gives 'Ġb' the id None"),
-        ({token: i for token, i in right.items() if token != "Ā"}, "is no vocabulary of GPT-2's kind: KeyError"),
+        (
+            {token: i for token, i in right.items() if token != "Ġb"},
+            "clash or leave gaps|gives 'Ġb' the id None",
+        ),
+        (
+            {token: i for token, i in right.items() if token != "Ā"},
+            "does not belong to .*merges.txt: KeyError",
+        ),
         (right | {"<é>": 300}, "clash or leave gaps"),
         (right | {"<é>": 3}, "clash or leave gaps"),
     ):
@@ -687,7 +823,11 @@ def huggingface(tokenizer: BPETokenizer, folder: Path):
 
 
 @settings(max_examples=60)
-@given(TEXTS, st.sampled_from([[], ["<|endoftext|>"], ["<|", "<|endoftext|>", "|>", "ab a"]]), st.lists(TEXTS, min_size=3, max_size=3))
+@given(
+    TEXTS,
+    st.sampled_from([[], ["<|endoftext|>"], ["<|", "<|endoftext|>", "|>", "ab a"]]),
+    st.lists(TEXTS, min_size=3, max_size=3),
+)
 def test_hugging_face_gives_the_same_ids(text, special_tokens, samples):
     assume(text.strip("<|>"))
     tokenizer = train_bpe("x" + text, 290, special_tokens)
@@ -734,7 +874,10 @@ def trained_by_hugging_face(path: Path, vocab_size: int):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train([str(path)], tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train(
+        [str(path)],
+        tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False),
+    )
     return tokenizer
 
 
