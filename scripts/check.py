@@ -13,7 +13,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 tool = Path(sys.executable).parent
-BY_HAND = ("__init__.py", "_docstrings.py")  # in the package, but from no notebook
+BY_HAND = ("__init__.py", "__main__.py", "_docstrings.py")  # in the package, but from no notebook
 CHAPTER, MODULE, CELL, WIDTH = 300, 450, 30, 120  # exported lines, lines, lines; characters of a line
 
 

@@ -44,11 +44,10 @@ def test_own_model_data_and_optimizer_on_two_ranks(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
 
     def run(out_dir: str, max_iters: int) -> str:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*torchrun, "script.py", out_dir, str(max_iters)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*launch, "script.py", out_dir, str(max_iters)], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout.strip()
 

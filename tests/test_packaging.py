@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from configparser import ConfigParser
+from importlib import import_module
 from importlib.metadata import metadata, requires
 from pathlib import Path
 
@@ -64,8 +65,9 @@ def test_runtime_imports_no_tools():
 
 
 ORDER = """
-    files config plot cuts tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim device ranks step decode sample
-    checkpoint layouts hub distributed sharded recipe report start monitor train bench widgets cli
+    files config plot cuts tokenizer bpe vocab tales corpus data prepare rotary attention loss model budget optim
+    device ranks step decode sample checkpoint layouts hub distributed sharded recipe inputs start report monitor
+    train bench benchmarks widgets watch flags cli
 """.split()
 
 
@@ -260,3 +262,21 @@ def test_imports_become_relative():
     source += "def f():\n    from nanogpt.hub import load\n"
     expected = source.replace("from nanogpt.", "from .")
     assert relative_imports(source) == expected == relative_imports(expected)
+
+
+def test_readme_imports_what_is_there():
+    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.S)
+    imports = [node for block in blocks for node in ast.parse(block).body if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if node.module and node.module.startswith("nanogpt")]
+    for node in ours:
+        for alias in node.names:
+            assert hasattr(import_module(node.module), alias.name), f"{node.module} has no {alias.name}"
+    assert len(blocks) == 3 and len(ours) > 5
+
+
+def test_readme_commands_are_there():
+    from nanogpt.cli import COMMANDS
+
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^(?:torchrun .* -m )?nanogpt (\w+)", readme, re.M))
+    assert named == {*COMMANDS}
