@@ -7,9 +7,6 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from nanogpt import budget as module
-from nanogpt.config import GPTConfig
-from nanogpt.model import GPT
-from nanogpt.optim import adamw
 from nanogpt.budget import (
     MACHINES,
     UTILISATION,
@@ -19,6 +16,9 @@ from nanogpt.budget import (
     plan,
     training_memory,
 )
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
+from nanogpt.optim import adamw
 
 GPT2 = GPTConfig.gpt2("gpt2")
 CPU = torch.device("cpu")
