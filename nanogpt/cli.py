@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Positional', 'TEMPERATURE', 'NANOGPT', 'COMMANDS', 'demo', 'score_tales_run', 'plot_run', 'parse_run', 'read_run',
            'train', 'watch', 'world_rank', 'plan_', 'planned_shape', 'guess_vocab_size', 'prepare', 'data_',
-           'load_model', 'SampleFlags', 'sample', 'take_turns', 'export', 'eval_', 'info', 'bench', 'main']
+           'open_model', 'SampleFlags', 'sample', 'take_turns', 'export', 'eval_', 'info', 'bench', 'main']
 
 # %% ../nbs/tools/cli.ipynb #f6fca61c
 import difflib
@@ -24,20 +24,12 @@ import tyro
 
 from .bench import BENCHMARKS, report, save_benchmarks
 from .budget import UTILISATION, count_params, plan
-from .checkpoint import load_checkpoint, model_from_checkpoint
 from .config import GPT2_SIZES, GPTConfig, check_names, from_nanogpt, read_config
 from .corpus import get_corpus
 from .data import COUNTS, SPLITS, TokenDataset, all_batches, read_meta
 from .decode import for_decoding
 from .files import atomic_write
-from nanogpt.hub import (
-    checkpoint_path,
-    from_pretrained,
-    is_pretrained,
-    open_model,
-    save_pretrained,
-    tokenizer_of,
-)
+from .hub import find_model, load_model, save_pretrained, tokenizer_of
 from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
 from .prepare import prepare as prepare_data, verify
@@ -226,7 +218,7 @@ def planned_shape(config: TrainConfig) -> GPTConfig:
     if config.init_from in GPT2_SIZES:
         return replace(GPTConfig.gpt2(config.init_from), block_size=config.block_size)
     if config.init_from not in ("scratch", "resume"):
-        return replace(open_model(config.init_from)[0].config, block_size=config.block_size)
+        return replace(load_model(config.init_from)[0].config, block_size=config.block_size)
     return model_config(config, read_meta(data_path(config)).get("vocab_size") or guess_vocab_size(config.tokenizer))
 
 
@@ -287,14 +279,14 @@ def data_(
     print(f"{folder}: all is as it was prepared")
 
 # %% ../nbs/tools/cli.ipynb #26299b4c
-def load_model(
-    source: str,  # as in `open_model`
+def open_model(
+    source: str,  # as in `nanogpt.load`
     device: str = "auto",
     tokenizer: str = "",  # what `get_tokenizer` takes, for a model that does not bring its own
 ) -> tuple[GPT, Tokenizer, dict]:  # on the device, in eval mode; the checkpoint, empty where there is none
     "What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong."
     device = pick_device(device)
-    model, checkpoint = open_model(source)
+    model, checkpoint = load_model(source)
     if not tokenizer and checkpoint and "tokenizer" not in checkpoint:
         raise ValueError(f"{source} does not say which tokenizer it was trained with; name it, such as --tokenizer gpt2")
     return model.to(device), get_tokenizer(tokenizer) if tokenizer else tokenizer_of(source, checkpoint), checkpoint
@@ -327,7 +319,7 @@ def sample(flags: tyro.conf.OmitArgPrefixes[SampleFlags]):
     if bool(flags.prompt) + bool(flags.prompt_file) + flags.chat > 1:
         raise ValueError("give one of --prompt, --prompt-file and --chat")
     options = asdict(Sampling(flags.repetition_penalty, flags.temperature, flags.top_k, flags.top_p, flags.min_p))  # checked before anything is loaded
-    model, tokenizer, _ = load_model(flags.run, flags.device, flags.tokenizer)
+    model, tokenizer, _ = open_model(flags.run, flags.device, flags.tokenizer)
     on_cpu = model.lm_head.weight.device.type == "cpu"
     if flags.int8 and not on_cpu:
         raise ValueError("--int8 is for the CPU; add --device cpu")
@@ -377,7 +369,7 @@ def export(
         shard_megabytes: split the weights into files of at most this size.
         tokenizer: gpt2, or a saved tokenizer, for a checkpoint that does not bring its own.
     """
-    model, ours, _ = load_model(run, "cpu", tokenizer)
+    model, ours, _ = open_model(run, "cpu", tokenizer)
     save_pretrained(model, folder, ours, shard_megabytes and shard_megabytes * 1_000_000)
     print(f"{folder}: {model.num_params():,} parameters; load it with transformers.AutoModelForCausalLM.from_pretrained({folder!r})")
 
@@ -398,7 +390,7 @@ def eval_(
         device: auto, cpu, cuda or mps.
         tokenizer: gpt2, or a saved tokenizer, for a checkpoint that does not bring its own.
     """
-    model, ours, checkpoint = load_model(run, device, tokenizer)
+    model, ours, checkpoint = open_model(run, device, tokenizer)
     if "tokenizer" in checkpoint:
         config = TrainConfig(**checkpoint["config"])
     elif data_dir:
@@ -432,14 +424,11 @@ def info(
         for split in SPLITS:
             data = TokenDataset(path, split)
             print(f"{data}, {data.dtype}" + ("" if data.info else ", raw"))
-    elif is_pretrained(path):
-        model = from_pretrained(path.removeprefix("hf:"))
-        print(f"{path}: {model.num_params():,} parameters, {model.config}")
     else:
-        checkpoint = load_checkpoint(checkpoint_path(path))
-        model = model_from_checkpoint(checkpoint)
-        print(f"{checkpoint_path(path)}: {model.num_params():,} parameters, {model.config}")
-        print(f"iteration {checkpoint.get('iter_num', '?')}, best validation loss {checkpoint.get('best_val_loss', float('nan')):.4f}")
+        model, checkpoint = load_model(path)
+        print(f"{find_model(path)}: {model.num_params():,} parameters, {model.config}")
+        if checkpoint:
+            print(f"iteration {checkpoint.get('iter_num', '?')}, best validation loss {checkpoint.get('best_val_loss', float('nan')):.4f}")
 
 # %% ../nbs/tools/cli.ipynb #40fcbc19
 def bench(

@@ -51,7 +51,7 @@ from .corpus import get_corpus
 from .data import Prefetcher, SPLITS, Sampler, TokenDataset, all_batches, is_prepared, read_meta
 from .distributed import parallelize, recompute_blocks, sync_gradients, whole
 from .files import atomic_write
-from .hub import open_model, tokenizer_of
+from .hub import load_model, tokenizer_of
 from .model import GPT
 from .monitor import TensorBoardLog, WandbLog
 from .optim import adamw, constant_lr, cosine_lr, wsd_lr
@@ -584,7 +584,7 @@ def _build_model(config: TrainConfig, tokenizer: Tokenizer, data: TokenDataset, 
         near = difflib.get_close_matches(config.init_from, ("scratch", "resume"), n=1)
         if near and not Path(config.init_from).exists():
             raise ValueError(f"init_from={config.init_from!r} is no folder or checkpoint; did you mean {near[0]!r}?")
-        model, source = open_model(config.init_from, config.dropout)
+        model, source = load_model(config.init_from, config.dropout)
         check_ids(config.init_from, source, model.config, tokenizer, data)
         if config.block_size > model.config.block_size:
             raise ValueError(f"block_size={config.block_size} exceeds the {model.config.block_size} positions of {config.init_from}; lower it")

@@ -13,7 +13,7 @@ from nanogpt.checkpoint import load_checkpoint, save_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.prepare import prepare
 from nanogpt.distributed import parallelize
-from nanogpt.hub import save_pretrained
+from nanogpt.hub import model_from_huggingface, save_pretrained
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.tokenizer import ByteTokenizer
@@ -126,7 +126,7 @@ def folder(tiny, tmp_path) -> Path:
 
 def test_finetuning_takes_the_folders_weights_and_shape(tiny, folder):
     run = start_run(replace(tiny, init_from=str(folder), block_size=64))
-    weights = GPT.from_pretrained(folder).state_dict()
+    weights = model_from_huggingface(folder).state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in run.model.state_dict().items())
     assert (run.config.n_layer, run.config.n_head, run.config.n_embd, run.config.bias) == (3, 4, 24, True)
     assert run.model.config.dropout == tiny.dropout and run.model.training
