@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoint import load_checkpoint, model_from_checkpoint, tokenizer_from_checkpoint
 from .config import GPT2_SIZES, GPTConfig
@@ -126,7 +126,7 @@ def _split(tensors: dict[str, Tensor], shard_bytes: float) -> list[dict[str, Ten
         size += tensor.nbytes
     return shards
 
-# %% ../nbs/13_hub.ipynb #625d81ca
+# %% ../nbs/13_hub.ipynb #682e3a21
 def _write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: float):
     "One file, or shards and their index, under transformers' names. Weights of an earlier model go."
     shards = _split(tensors, shard_bytes)
@@ -165,7 +165,7 @@ def _their_tensors(model: GPT, layout: dict[str, list[Piece]]) -> dict[str, Tens
             theirs[piece.name] = rows.t() if piece.transposed else rows
     return theirs
 
-# %% ../nbs/13_hub.ipynb #c3ffb59b
+# %% ../nbs/13_hub.ipynb #9d542f4b
 def save_pretrained(
     model: GPT,
     folder: str | Path,  # made where it is missing; a model that is there is replaced
@@ -174,8 +174,8 @@ def save_pretrained(
 ):
     """Write a folder that transformers' `from_pretrained` loads. The weights keep their type.
 
-    Each file is whole or not there. While one is written, memory holds its weights up to twice more: transposed
-    and as bytes. Raises ValueError for a model or tokenizer that transformers has nothing for, and OSError.
+    Each file is whole or not there. While it is written, memory holds its weights up to twice more: transposed
+    and as bytes. Raises ValueError for what transformers has nothing for, and OSError.
     """
     folder, config = Path(folder), model.config
     if shard_bytes is not None and shard_bytes < 1:
@@ -226,7 +226,7 @@ def find_model(
         raise FileNotFoundError(f"{lost}; name one, or a model of the Hugging Face hub as 'owner/name'")
     return _download(name.removeprefix("hf:"), revision or None)
 
-# %% ../nbs/13_hub.ipynb #9d7ea2e6
+# %% ../nbs/13_hub.ipynb #76e84b1c
 def _download(name: str, revision: str | None) -> Path:
     "The folder that the hub's own library keeps for a name."
     try:
