@@ -8,6 +8,7 @@ __all__ = ['token_label', 'plot_sampling', 'explore_sampling']
 
 # %% ../nbs/tools/widgets.ipynb #f6fca61c
 from io import BytesIO
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -23,41 +24,37 @@ def token_label(
     tokenizer: Tokenizer,
     token: int,
 ) -> str:
-    "A token's text as an axis can show it: white space made visible, and the id where the tokenizer has no text for it."
+    "A token's text as an axis can show it: white space made visible, and the id where there is no text."
     if token >= tokenizer.vocab_size:
         return f"id {token}"
     return repr(tokenizer.decode([token]))[1:-1].replace(" ", "␣").replace("$", r"\$")
 
-
+# %% ../nbs/tools/widgets.ipynb #ec643ffd
 def plot_sampling(
     logits: Tensor, tokenizer: Tokenizer, n_best: int = 20, ax: Axes | None = None, **knobs
 ) -> Axes:
-    """The likeliest next tokens before and after temperature and filters. Raises ValueError for a knob out of range.
-    Args:
-        logits: (V,), of one position
-        n_best: tokens to draw, the likeliest first
-        **knobs: temperature, top_k, top_p and min_p of `Sampling`
-    """
+    "The likeliest next tokens before and after temperature and filters. Raises ValueError for a wrong knob."
     if logits.dim() != 1:
-        raise ValueError(f"logits must be those of one position, a tensor (V,), got shape {tuple(logits.shape)}; take model(idx)[0][0, -1]")
+        raise ValueError(f"logits must be a tensor (V,), got shape {tuple(logits.shape)}; take one position")
     logits, s = logits.detach().float().cpu(), Sampling(**knobs)
-    after = filter_logits(logits, s.temperature, s.top_k, s.top_p, s.min_p) if s.temperature else filter_logits(logits, top_k=1)
-    before, after = logits.softmax(-1), after.softmax(-1)
-    entropy = {name: torch.distributions.Categorical(probs=p).entropy().item() for name, p in (("model", before), ("drawn", after))}
+    s = s if s.temperature else Sampling(top_k=1)
+    after = filter_logits(logits, s.temperature, s.top_k, s.top_p, s.min_p).softmax(-1)
+    before = logits.softmax(-1)
+    entropy, drawn = (torch.distributions.Categorical(p).entropy().item() for p in (before, after))
     best = before.argsort(descending=True)[:n_best].tolist()
-    ax = ax or new_axes(size=(9.0, 3.6))
-    ax.bar(range(len(best)), before[best].tolist(), 0.85, color=COLOURS[5], alpha=0.4, label="the model's probability")
-    ax.bar(range(len(best)), after[best].tolist(), 0.45, color=COLOURS[0], label="what is drawn from")
     labels = [token_label(tokenizer, i) for i in best]
-    slanted = dict(rotation=60, ha="right", rotation_mode="anchor") if max(map(len, labels)) > 2 else {}
-    ax.set_xticks(range(len(best)), labels, **slanted)
-    ax.set(
-        ylabel="probability", ylim=(0, 1.08 * max(before.max().item(), after.max().item())),
-        title=f"{int((after > 0).sum()):,} of {len(logits):,} tokens kept, entropy {entropy['drawn']:.2f} nats (model: {entropy['model']:.2f})",
-    )  # fmt: skip
-    ax.grid(axis="x", visible=False)
-    ax.legend()
-    return ax
+    axes: Axes = new_axes(size=(9.0, 3.6)) if ax is None else ax
+    axes.bar(range(len(best)), before[best].tolist(), 0.85, color=COLOURS[5], alpha=0.4, label="the model's")
+    axes.bar(range(len(best)), after[best].tolist(), 0.45, color=COLOURS[0], label="what is drawn from")
+    axes.set_xticks(range(len(best)), labels)
+    if max(map(len, labels)) > 2:
+        plt.setp(axes.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor")
+    axes.set(ylabel="probability", ylim=(0, 1.08 * max(before.max().item(), after.max().item())))
+    count = f"{int((after > 0).sum()):,} of {len(logits):,} tokens kept"
+    axes.set_title(f"{count}, entropy {drawn:.2f} nats (model: {entropy:.2f})")
+    axes.grid(axis="x", visible=False)
+    axes.legend()
+    return axes
 
 # %% ../nbs/tools/widgets.ipynb #fafe44a0
 def explore_sampling(logits: Tensor, tokenizer: Tokenizer, n_best: int = 20):
@@ -69,25 +66,23 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer, n_best: int = 20):
     import ipywidgets
     from IPython.display import Image, display
 
-    V = len(logits)
-    counts = [k for k in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000) if k < V]
-    settings = dict(continuous_update=False, layout=ipywidgets.Layout(width="30em"), style={"description_width": "7em"})
+    counts = [k for k in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000) if k < len(logits)]
+    options = [*((str(k), k) for k in counts), ("all", len(logits))]
     sliders = {
-        "temperature": ipywidgets.FloatSlider(value=1.0, min=0.0, max=3.0, step=0.05, description="temperature", **settings),
-        "top_k": ipywidgets.SelectionSlider(value=V, options=[*((str(k), k) for k in counts), ("all", V)], description="top_k", **settings),
-        "top_p": ipywidgets.FloatSlider(value=1.0, min=0.01, max=1.0, step=0.01, description="top_p", **settings),
-        "min_p": ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.0, step=0.01, description="min_p", **settings),
-    }  # fmt: skip
+        "temperature": ipywidgets.FloatSlider(value=1.0, min=0.0, max=3.0, step=0.05),
+        "top_k": ipywidgets.SelectionSlider(options=options, value=len(logits)),
+        "top_p": ipywidgets.FloatSlider(value=1.0, min=0.01, max=1.0, step=0.01),
+        "min_p": ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.0, step=0.01),
+    }
 
     def picture() -> Image:
-        figure = plot_sampling(logits, tokenizer, n_best, **{name: slider.value for name, slider in sliders.items()}).figure
-        png = BytesIO()
-        figure.savefig(png, format="png", bbox_inches="tight")
-        plt.close(figure)
+        plot_sampling(logits, tokenizer, n_best, **{name: slider.value for name, slider in sliders.items()})
+        plt.savefig(png := BytesIO(), format="png", bbox_inches="tight")
+        plt.close()
         return Image(png.getvalue())
 
-    shown = picture()
     display(ipywidgets.VBox(list(sliders.values())))
-    handle = display(shown, display_id=True)
-    for slider in sliders.values():
+    handle: Any = display(picture(), display_id=True)
+    for name, slider in sliders.items():
+        slider.description, slider.continuous_update = name, False
         slider.observe(lambda change: handle.update(picture()), "value")

@@ -20,7 +20,7 @@ from nanogpt.checkpoint import (
     save_checkpoint,
     tokenizer_from_checkpoint,
 )
-from nanogpt.hub import open_model, tokenizer_of
+from nanogpt.hub import load_model, tokenizer_of
 from nanogpt.files import atomic_write
 from nanogpt.hub import save_pretrained
 from nanogpt.config import GPTConfig
@@ -240,15 +240,15 @@ def test_only_whole_checkpoints_are_found_in_their_order(tmp_path):
 def test_a_model_is_opened_from_whatever_it_is_kept_in(tiny, tmp_path):
     train(tiny, progress=False)
     out = Path(tiny.out_dir)
-    best, best_checkpoint = open_model(str(out))
-    last, _ = open_model(str(out / "ckpt-1.pt"), dropout=0.3)
+    best, best_checkpoint = load_model(str(out))
+    last, _ = load_model(str(out / "ckpt-1.pt"), dropout=0.3)
     assert best_checkpoint["iter_num"] == 20 and best.config.dropout == 0.0 and last.config.dropout == 0.3 and not last.training
     assert tokenizer_of(str(out), best_checkpoint).fingerprint == tokenizer_from_checkpoint(best_checkpoint).fingerprint
     gpt2 = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=11), torch.Generator().manual_seed(0))
     save_pretrained(gpt2, tmp_path / "hf")
-    model, nothing = open_model(str(tmp_path / "hf"))
+    model, nothing = load_model(str(tmp_path / "hf"))
     assert nothing == {} and torch.equal(model.lm_head.weight, gpt2.lm_head.weight)
     (out / "best.pt").unlink()
-    assert open_model(str(out))[1]["iter_num"] == 20, "the latest where there is no best"
-    with pytest.raises(FileNotFoundError, match="no checkpoint at .*absent"):
-        open_model(str(tmp_path / "absent"))
+    assert load_model(str(out))[1]["iter_num"] == 20, "the latest where there is no best"
+    with pytest.raises(FileNotFoundError, match="there is no folder .*absent and no such checkpoint"):
+        load_model(str(tmp_path / "absent"))

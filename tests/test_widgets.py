@@ -1,4 +1,4 @@
-"""Explorers draw what they say, follow their sliders, and are plain figures where there is no live notebook."""
+"""Explorers draw what they say, follow their sliders, and are plain figures where no notebook is live."""
 import subprocess
 import sys
 
@@ -18,16 +18,21 @@ LOGITS = torch.linspace(3, -3, 11)[torch.randperm(11, generator=torch.Generator(
 PNG = b"\x89PNG"
 
 
-@pytest.mark.parametrize("knobs", [{}, dict(temperature=0.5), dict(top_k=3), dict(top_p=0.7, min_p=0.1), dict(temperature=0)], ids=str)
+KNOBS = [{}, dict(temperature=0.5), dict(top_k=3), dict(top_p=0.7, min_p=0.1), dict(temperature=0)]
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_bars_are_the_probabilities(knobs):
     ax = plot_sampling(LOGITS, TOKENIZER, 6, **knobs)
     best = LOGITS.argsort(descending=True)[:6]
     heights = torch.tensor([bar.get_height() for bar in ax.patches], dtype=torch.float32)
-    after = filter_logits(LOGITS, **knobs).softmax(-1) if knobs.get("temperature") != 0 else torch.eye(11)[best[0]]
+    greedy = knobs.get("temperature") == 0
+    after = torch.eye(11)[best[0]] if greedy else filter_logits(LOGITS, **knobs).softmax(-1)
     assert torch.allclose(heights, torch.cat([LOGITS.softmax(-1)[best], after[best]]))
     entropy = (after * after.clamp(min=1e-30).log()).sum().abs()
     assert ax.get_title().startswith(f"{(after > 0).sum()} of 11 tokens kept, entropy {entropy:.2f} nats")
-    assert [label.get_text() for label in ax.get_xticklabels()] == [token_label(TOKENIZER, i) for i in best.tolist()]
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == [token_label(TOKENIZER, i) for i in best.tolist()]
 
 
 def test_labels_are_visible():
@@ -36,9 +41,9 @@ def test_labels_are_visible():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"of one position, a tensor \(V,\), got shape \(1, 11\); take"):
+    with pytest.raises(ValueError, match=r"a tensor \(V,\), got shape \(1, 11\); take one position"):
         plot_sampling(LOGITS[None], TOKENIZER)
-    with pytest.raises(ValueError, match="top_p must lie"):
+    with pytest.raises(ValueError, match="top_p must be above 0 and at most 1, got 2"):
         plot_sampling(LOGITS, TOKENIZER, top_p=2)
 
 
@@ -48,7 +53,8 @@ def test_a_slider_draws_the_figure_anew(monkeypatch):
     class Handle:
         update = staticmethod(updates.append)
 
-    monkeypatch.setattr(IPython.display, "display", lambda item, display_id=None: shown.append(item) or Handle())
+    display = lambda item, display_id=None: shown.append(item) or Handle()
+    monkeypatch.setattr(IPython.display, "display", display)
     assert explore_sampling(LOGITS, TOKENIZER) is None
     box, picture = shown
     assert isinstance(box, ipywidgets.VBox) and picture.data.startswith(PNG)
@@ -61,21 +67,25 @@ def test_a_slider_draws_the_figure_anew(monkeypatch):
 
 
 def test_in_a_kernel_the_figure_is_an_output_that_the_sliders_replace(tmp_path):
-    setup = "import torch, ipywidgets, gc\nfrom nanogpt.tokenizer import CharTokenizer\nfrom nanogpt.widgets import explore_sampling\n"
+    setup = "import torch, ipywidgets, gc\nfrom nanogpt.tokenizer import CharTokenizer\n"
+    setup += "from nanogpt.widgets import explore_sampling\n"
     move = "[s for s in gc.get_objects() if type(s) is ipywidgets.SelectionSlider][0].value = 2"
     cells = [setup + "explore_sampling(torch.arange(11.0), CharTokenizer('\\n $abcdefgh'))", move]
     notebooks = []
     for count in (1, 2):
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells[:count]])
-        NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells[:count])))
+        resources = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
         notebooks.append(notebook)
-    still, moved = ([png for output in notebook.cells[0].outputs if (png := output.get("data", {}).get("image/png"))] for notebook in notebooks)
+    data = ([output.get("data", {}) for output in notebook.cells[0].outputs] for notebook in notebooks)
+    still, moved = ([mime["image/png"] for mime in outputs if "image/png" in mime] for outputs in data)
     assert len(still) == len(moved) == 1 and still != moved
     assert not notebooks[1].cells[1].outputs, "the old figure changes; no new one is added"
 
 
 def test_without_jupyter_nothing_breaks():
-    code = "import torch\nfrom nanogpt.tokenizer import CharTokenizer\nfrom nanogpt.widgets import explore_sampling\n"
+    code = "import torch\nfrom nanogpt.tokenizer import CharTokenizer\n"
+    code += "from nanogpt.widgets import explore_sampling\n"
     code += "explore_sampling(torch.arange(11.0), CharTokenizer('\\n $abcdefgh'))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
