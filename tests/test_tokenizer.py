@@ -688,6 +688,19 @@ FINGERPRINTS = {
 }
 
 
+def test_old_definitions_load():
+    byte_ids = [*range(1, 257)]
+    old = {
+        "type": "bpe",
+        "bytes": byte_ids,
+        "merges": [[98, 99], [257, 257]],
+        "special_tokens": {"<s>": 0, "<|endoftext|>": 258},
+    }
+    tokenizer = tokenizer_from_dict(old)
+    assert tokenizer.encode("<s>ababab<|endoftext|>", "all") == [0, 259, 257, 258] and tokenizer.eot == 258
+    assert tokenizer.to_dict() == old and tokenizer.merges == [(b"a", b"b"), (b"ab", b"ab")]
+
+
 def test_fingerprints_stay():
     text = "some text, some more text, naïve text\n" * 3
     tokenizers = [CharTokenizer("\nabcé", eot="\n"), CharTokenizer("ab"), ByteTokenizer()]
