@@ -77,7 +77,7 @@ def _written(token: bytes) -> str:
     "An ordinary token as GPT-2's files write it: a byte is its Latin-1 character where that can be seen."
     return "".join([_CHARACTERS[b] for b in token])
 
-
+# %% ../nbs/tools/vocab.ipynb #587850f6
 def bpe_from_gpt2_files(
     vocab_json: str | Path,  # vocab.json or encoder.json
     merges_txt: str | Path,  # merges.txt or vocab.bpe
