@@ -1,6 +1,5 @@
 """Any text goes in and comes back; bad input is named."""
 
-import contextlib
 import json
 import os
 import pickle
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiktoken
-import tiktoken_ext.openai_public as openai_public
+from tiktoken_ext import openai_public
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
