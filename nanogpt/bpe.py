@@ -24,12 +24,14 @@ from pathlib import Path
 from .cuts import safe_chunks, special_pattern, utf8
 from .tokenizer import BPETokenizer, count_merges, split_pieces
 
+# %% ../nbs/tools/bpe.ipynb #6b568329
+def _reverse_key(token: bytes) -> str:
+    "A text that sorts before those of smaller byte strings: flipped bytes, then something larger than any."
+    return "".join([chr(255 - b) for b in token]) + "\u0100"
+
 # %% ../nbs/tools/bpe.ipynb #2f2bb198
-def _learn_merges(
-    pieces: Mapping[str, int],  # each piece and how often it occurs
-    n_merges: int,
-) -> list[tuple[bytes, bytes]]:
-    "The most frequent pairs, one after the other; a merge touches only the places of its pair."
+def _learn_merges(pieces: Mapping[str, int], n_merges: int) -> list[tuple[bytes, bytes]]:
+    "The most frequent pairs of counted pieces, in order; a merge touches only the places of its pair."
     tokens = [bytes([b]) for b in range(256)]
     ids, weights = array("i", [-1]), array("q", [0])  # all pieces in a row, -1 between them
     for piece, times in pieces.items():
@@ -41,10 +43,9 @@ def _learn_merges(
         if pair[0] >= 0 and pair[1] >= 0:
             totals[pair] += weights[i]
             places[pair].append(i)
-    reverse = [_reverse_key(token) for token in tokens]
+    merges, reverse = [], [_reverse_key(token) for token in tokens]
     heap = [(-total, reverse[pair[0]], reverse[pair[1]], pair) for pair, total in totals.items()]
     heapify(heap)
-    merges = []
     while len(merges) < n_merges and heap:
         total, *keys, pair = heappop(heap)
         if -total == totals[pair]:
@@ -59,19 +60,9 @@ def _learn_merges(
             del totals[pair], places[pair]
     return merges
 
-
-def _reverse_key(token: bytes) -> str:
-    "A text that sorts before those of smaller byte strings: flipped bytes, then something larger than any."
-    return "".join([chr(255 - b) for b in token]) + "\u0100"
-
 # %% ../nbs/tools/bpe.ipynb #55918e35
 def _replace_pair(
-    pair: tuple[int, int],
-    tokens: list[bytes],
-    ids: array,
-    weights: array,
-    totals: dict[tuple[int, int], int],
-    places: dict[tuple[int, int], array],
+    pair: tuple[int, int], tokens: list[bytes], ids: array, weights: array, totals: dict, places: dict
 ) -> list[tuple[int, int]]:  # the pairs that are new
     "Put the newest token into all places of a pair, and correct the totals and places of its neighbours."
     (left, right), new = pair, len(tokens) - 1
@@ -133,7 +124,7 @@ def _texts(source: str | Path | Iterable[str], special_tokens: Sequence[str]) ->
         blocks = (text[i : i + _BLOCK] for i in range(0, len(text), _BLOCK))
         yield from safe_chunks(blocks, special_tokens) if len(text) > _BLOCK else [text]
 
-
+# %% ../nbs/tools/bpe.ipynb #047198b0
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     "Lists of texts, each of a batch's size but the last."
     batch, size = [], 0
@@ -178,7 +169,7 @@ def in_processes(function: Callable, items: Iterable, workers: int | None = None
     finally:
         pool.shutdown(cancel_futures=True)
 
-
+# %% ../nbs/tools/bpe.ipynb #9b2a36bc
 def _start_worker(function: Callable):
     "Keep the function, leave Ctrl-C to the parent process, and end when that ends."
     global _function

@@ -1,6 +1,5 @@
 """Any text goes in and comes back; bad input is named."""
 
-import contextlib
 import json
 import os
 import pickle
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiktoken
-import tiktoken_ext.openai_public as openai_public
+from tiktoken_ext import openai_public
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -686,6 +685,19 @@ FINGERPRINTS = {
     "bpe": "383e33f2c19d67ca3fd8d6c164bc2a40062515e887e9e42737e1f3224b8a8bd2",
     "bytes": "f723e48ec278496401757f29ec23369037b6ef438559cba8a289c0c1a18c959d",
 }
+
+
+def test_old_definitions_load():
+    byte_ids = [*range(1, 257)]
+    old = {
+        "type": "bpe",
+        "bytes": byte_ids,
+        "merges": [[98, 99], [257, 257]],
+        "special_tokens": {"<s>": 0, "<|endoftext|>": 258},
+    }
+    tokenizer = tokenizer_from_dict(old)
+    assert tokenizer.encode("<s>ababab<|endoftext|>", "all") == [0, 259, 257, 258] and tokenizer.eot == 258
+    assert tokenizer.to_dict() == old and tokenizer.merges == [(b"a", b"b"), (b"ab", b"ab")]
 
 
 def test_fingerprints_stay():
