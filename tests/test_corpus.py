@@ -241,7 +241,7 @@ def test_rows_come_back_from_every_format(folder, name):
     assert corpus.end == "\x1c" and corpus.size is None and corpus.source["files"][0][:2] == [name, (folder / name).stat().st_size]
     with pytest.raises(ValueError, match=rf"{name}.* has no column 'words'; the columns are 'id', 'text', 'body'"):
         list(text_files(folder / name, column="words").documents())
-    with pytest.raises(ValueError, match=rf"{name}.*column 'id' holds a int, not text"):
+    with pytest.raises(ValueError, match=rf"{name}.*column 'id' holds (int, not|no) text"):
         list(text_files(folder / name, column="id").documents())
 
 
@@ -270,11 +270,11 @@ def test_a_file_that_was_cut_short_is_named(folder, tmp_path, name, kept):
 @pytest.mark.parametrize(
     "line, message",
     [
-        (b'{"text": "no end"', r"line 3 is not JSON \(Expecting ',' delimiter at character 17\); mend the line"),
-        (b'{"text": "no e', r"line 3 is not JSON \(Unterminated string starting at character 9\)"),
-        (b'["text"]', "line 3 has no column 'text'; it is a list, no object with columns"),
+        (b'{"text": "no end"', r"line 3 is not JSON \(Expecting ',' delimiter: character 17\); mend the line"),
+        (b'{"text": "no e', r"line 3 is not JSON \(Unterminated string starting at: character 9\)"),
+        (b'["text"]', "line 3 is a list, no object with columns"),
         (b'{"body": "x"}', "line 3 has no column 'text'; the columns are 'body'"),
-        (b'{"text": ["x"]}', "line 3: column 'text' holds a list, not text; name another column"),
+        (b'{"text": ["x"]}', "line 3: column 'text' holds list, not text; name another column"),
         (b'{"text": "\xe9"}', "is not UTF-8: byte 42 is 0xe9"),
         (b'{"text": "\\ud83d!"}', r"line 3: '\\ud83d' is half a surrogate pair"),
     ],

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt import data as data_module
+from nanogpt import prepare as prepare_module
 from nanogpt.corpus import Corpus, tales
 from nanogpt.data import (
     Prefetcher,
@@ -120,7 +120,7 @@ class TestPieces:
         return cls._tokenizer
 
     def test_one_long_document_equals_the_whole(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(data_module, "LONG", 100)
+        monkeypatch.setattr(prepare_module, "LONG", 100)
         text = "one long document, ab ab\n\n  ab'a of 11 words " * 50
         tokenizer = self.tokenizer()
         prepare(Corpus("long", lambda: iter([text])), tokenizer, tmp_path, shard_tokens=64)
@@ -131,7 +131,7 @@ class TestPieces:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_and_shards_change_nothing(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(data_module, "LONG", 2_000)
+    monkeypatch.setattr(prepare_module, "LONG", 2_000)
     corpus = words(300)
     tokenizer = CharTokenizer.from_text(corpus.documents(), corpus.end)
     prepare(corpus, tokenizer, tmp_path / "one", workers=1)
@@ -147,16 +147,16 @@ def test_processes_and_shards_change_nothing(tmp_path, monkeypatch, workers):
 SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
-from nanogpt import data
+from nanogpt import prepare
 from nanogpt.corpus import Corpus, tales
 from nanogpt.tokenizer import ByteTokenizer
-data.LONG = 5_000
+prepare.LONG = 5_000
 def documents():
     for i, text in enumerate(tales(1500).documents()):
         if i % 10 == 0:
             time.sleep(0.005)
         yield text
-data.prepare(Corpus("slow", documents), ByteTokenizer(), sys.argv[1], workers=int(sys.argv[2]), shard_tokens=10_000)
+prepare.prepare(Corpus("slow", documents), ByteTokenizer(), sys.argv[1], workers=int(sys.argv[2]), shard_tokens=10_000)
 """
 
 
