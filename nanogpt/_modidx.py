@@ -364,7 +364,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'nanogpt.tales.Grammar': ('corpus.html#grammar', 'nanogpt/tales.py'),
                                'nanogpt.tales.Grammar.__init__': ('corpus.html#grammar.__init__', 'nanogpt/tales.py'),
                                'nanogpt.tales.Grammar._compile': ('corpus.html#grammar._compile', 'nanogpt/tales.py'),
-                               'nanogpt.tales.Grammar.free': ('corpus.html#grammar.free', 'nanogpt/tales.py'),
+                               'nanogpt.tales.Grammar.options': ('corpus.html#grammar.options', 'nanogpt/tales.py'),
                                'nanogpt.tales.GrammarStats': ('corpus.html#grammarstats', 'nanogpt/tales.py'),
                                'nanogpt.tales.ParseError': ('corpus.html#parseerror', 'nanogpt/tales.py'),
                                'nanogpt.tales.ParseError.__init__': ('corpus.html#parseerror.__init__', 'nanogpt/tales.py'),

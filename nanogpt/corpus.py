@@ -99,32 +99,30 @@ def _unpack_zstd(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise EOFError("the last Zstandard frame has no end")
 
 # %% ../nbs/tools/corpus.ipynb #2b76ee4a
+END_OF_TEXT = "<|endoftext|>"
 _REPLACE = "convert it, or read it with errors='replace' (`--errors replace`), which puts U+FFFD there"
 
 
 def _decode(pieces: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
     "Bytes as text, piece by piece, without a byte order mark and with plain newlines. A bad byte is named."
-    decoder, end, held = codecs.getincrementaldecoder("utf-8-sig")(errors), 0, ""
+    decoder, end, held, first = codecs.getincrementaldecoder("utf-8")(errors), 0, "", True
     for piece in chain(filter(None, pieces), [b""]):
-        end += len(piece)
+        end, bad = end + len(piece), None
         try:
             text = held + decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
-            yield held + error.object[: error.start].decode()
-            byte, position = error.object[error.start], end - len(error.object) + error.start
-            raise ValueError(f"{path} is not UTF-8: byte {position} is 0x{byte:02x}; {_REPLACE}") from None
+            text, bad = held + error.object[: error.start].decode(), error
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
         held = "\r" if piece and text.endswith("\r") else ""  # its newline may begin the next piece
         yield text.removesuffix(held).replace("\r\n", "\n")
+        if bad:
+            byte, position = bad.object[bad.start], end - len(bad.object) + bad.start
+            raise ValueError(f"{path} is not UTF-8: byte {position} is 0x{byte:02x}; {_REPLACE}")
 
 # %% ../nbs/tools/corpus.ipynb #f9b23e81
-END_OF_TEXT = "<|endoftext|>"
-
-
-def _split_documents(
-    pieces: Iterable[str],
-    limit: int = 1 << 24,  # characters
-) -> Iterator[str]:
-    "The documents of a text: split at END_OF_TEXT, and cut at line ends where they are longer than `limit`."
+def _split_documents(pieces: Iterable[str], limit: int = 1 << 24) -> Iterator[str]:
+    "Documents of a text: split at END_OF_TEXT, and cut at line ends where they exceed `limit` characters."
     parts, marked = [""], False
     for piece in pieces:
         *whole, rest = (parts.pop() + piece).split(END_OF_TEXT)
@@ -148,8 +146,8 @@ def _text_of(row, column: str, where: str) -> str:
     if column not in row:
         raise ValueError(f"{where} has no column {column!r}; the columns are {', '.join(map(repr, row))}")
     if not isinstance(row[column], str | None):
-        kind = type(row[column]).__name__
-        raise ValueError(f"{where}: column {column!r} holds {kind}, not text; name another column")
+        found = f"holds {type(row[column]).__name__}, not text"
+        raise ValueError(f"{where}: column {column!r} {found}; name another column")
     return row[column] or ""
 
 
@@ -207,16 +205,15 @@ def text_files(
     """Local files, in the order of their names: of a folder .txt, .md, .jsonl(.gz|.zst) and .parquet files.
 
     A row is a document, and any file that does not hold rows is one text. A text that spells `<|endoftext|>`
-    (TinyStories' files do) is split there, and at line ends where it would exceed 2**24 characters: no file is
-    in memory whole. Raises FileNotFoundError, or ValueError for a file without text, bytes that are
-    not UTF-8, a damaged file, and a row without text.
+    (TinyStories' files do) is split there, and at line ends where it would exceed 2**24 characters: no file
+    is in memory whole. Raises FileNotFoundError, or ValueError for a file without text, bytes that are not
+    UTF-8, a damaged file, and a row without text.
     """
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
     files, root = _find_files(Path(path))
     names = [file.name.lower() for file in files]
-    rows = any(name.endswith(_ROW_SUFFIXES) for name in names)
-    packed = any(name.endswith((".gz", ".zst")) for name in names)
+    rows, packed = (any(name.endswith(ends) for name in names) for ends in (_ROW_SUFFIXES, (".gz", ".zst")))
     many = rows or len(files) > 1 or END_OF_TEXT.encode() in next(_read_bytes(files[0]), b"")
     listing = [_describe(file, root) for file in files]
     return Corpus(
@@ -238,13 +235,11 @@ def _find_files(path: Path) -> tuple[list[Path], Path]:
         root, files = path, [file for file in path.rglob("*") if file.name.lower().endswith(_FOLDER_SUFFIXES)]
     elif _is_glob(path):
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]
-        if not files:
-            raise FileNotFoundError(f"no file matches {path}")
-        root = Path(os.path.commonpath([file.parent for file in files]))
-    elif path.exists():
-        root, files = path.parent, [path]
+        root = Path(os.path.commonpath([file.parent for file in files])) if files else path
     else:
-        raise FileNotFoundError(f"no file or folder at {path}")
+        root, files = path.parent, [path] if path.exists() else []
+    if not files and not path.is_dir():
+        raise FileNotFoundError(f"no file {'matches' if _is_glob(path) else 'or folder at'} {path}")
     files = [file for file in files if file.is_file()]
     if not any(file.stat().st_size for file in files):
         kinds = f"no {', '.join(_FOLDER_SUFFIXES)} file with anything in it"
@@ -254,12 +249,12 @@ def _find_files(path: Path) -> tuple[list[Path], Path]:
 
 def _describe(file: Path, root: Path) -> list:
     "A file's name, size and a hash of both its ends: the same for a copy, almost surely not for other text."
-    size, digest = file.stat().st_size, hashlib.sha256()
+    size = file.stat().st_size
     with open(file, "rb") as stream:
-        digest.update(stream.read(1 << 16))
+        head = stream.read(1 << 16)
         stream.seek(max(size - (1 << 16), 0))
-        digest.update(stream.read(1 << 16))
-    return [file.relative_to(root).as_posix(), size, digest.hexdigest()[:16]]
+        digest = hashlib.sha256(head + stream.read(1 << 16)).hexdigest()
+    return [file.relative_to(root).as_posix(), size, digest[:16]]
 
 
 def _read_file(path: Path, column: str, errors: str) -> Iterator[str]:
@@ -272,11 +267,10 @@ def _read_file(path: Path, column: str, errors: str) -> Iterator[str]:
 
 def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
     "The texts that have characters in them. Raises ValueError when there was none."
-    found = False
+    text = ""
     for text in filter(None, texts):
-        found = True
         yield text
-    if not found:
+    if not text:
         raise ValueError(f"no text at {where}: every document is empty")
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
@@ -287,23 +281,21 @@ def download(
     attempts: int = 3,  # tries, one and then two seconds apart
 ) -> Path:  # the file in the cache folder
     """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
-
-    Raises OSError where it cannot be fetched, and ValueError for another file.
-    """
+    Raises OSError where it cannot be fetched, and ValueError for another file."""
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
-    data, tried = None, 0
-    while data is None:
+    data = b""
+    for tried in range(attempts):
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
                 data = response.read()
+            break
         except (OSError, http.client.HTTPException) as error:  # HTTPException: the connection ended too early
-            tried += 1
-            if tried == attempts:
+            if tried == attempts - 1:
                 fix = f"connect, or put the file from {url} at {path}"
                 raise OSError(f"{name} could not be downloaded ({error}); {fix}") from None
-            time.sleep(2 ** (tried - 1))
+            time.sleep(2**tried)
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise ValueError(f"{url} gave a file with SHA-256 {found}, not {sha256}; nothing was kept")
     with atomic_write(path, "wb") as file:
@@ -322,17 +314,15 @@ def shakespeare() -> Corpus:
 def python_stdlib() -> Corpus:
     """The Python standard library of this interpreter, one document per file: real text on every machine.
 
-    Test folders are left out, and so are files that are not UTF-8. Raises FileNotFoundError where the library
-    is not on disk as files.
+    Without tests and files that are not UTF-8. Raises FileNotFoundError where the library is not on disk.
     """
-    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
     root, files = Path(sysconfig.get_paths()["stdlib"]), []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = set(subfolders) - skipped
+        subfolders[:] = set(subfolders) - {"site-packages", "dist-packages", "test", "tests", "idle_test"}
         files += [Path(folder, name) for name in names if name.endswith(".py")]
     if not files:
-        fix = "name another corpus, such as 'tales'"
-        raise FileNotFoundError(f"this Python keeps no .py files of its standard library at {root}; {fix}")
+        found = f"this Python keeps no .py files of its standard library at {root}"
+        raise FileNotFoundError(f"{found}; name another corpus, such as 'tales'")
     files.sort(key=lambda file: file.relative_to(root).as_posix())
 
     def documents() -> Iterator[str]:
@@ -342,10 +332,8 @@ def python_stdlib() -> Corpus:
                     yield text
 
     listing = [_describe(file, root) for file in files]
-    source = {
-        "kind": "python-stdlib", "python": platform.python_version(), "files": len(files),
-        "sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
-    }  # fmt: skip
+    source = {"kind": "python-stdlib", "python": platform.python_version(), "files": len(files)}
+    source["sha256"] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     return Corpus("python-stdlib", documents, "\x1c", source=source, size=sum(size for _, size, _ in listing))
 
 # %% ../nbs/tools/corpus.ipynb #d7cad288
@@ -389,8 +377,7 @@ def _stream_rows(name: str, config: str | None, split: str, revision: str | None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500] or 'no reason given'}"
         if "scripts are no longer supported" in reason:
             fix = f"its converted files may load as 'hf:{name}@refs/convert/parquet'"
-            reason = f"made by a script, which `datasets` no longer runs; {fix}"
-            raise ValueError(f"data set {name} is {reason}") from None
+            raise ValueError(f"data set {name} is made by a script, which no longer runs; {fix}") from None
         if isinstance(error, ValueError):  # an unknown configuration or split; the reason lists them
             raise ValueError(f"data set {name}: {reason} (`--subset` names a configuration)") from None
         fix = f"connect, check the name at https://huggingface.co/datasets/{name}, or name a local file"
@@ -427,8 +414,8 @@ def mix(
     sizes = [corpus.size / weight for corpus, weight in corpora if corpus.size is not None]
     size = round(min(sizes) * sum(weights)) if len(sizes) == len(parts) else None
     sources = [{"name": corpus.name, "weight": weight, "source": corpus.source} for corpus, weight in corpora]
-    name = "+".join(corpus.name for corpus in parts)
-    return Corpus(name, documents, end, source={"kind": "mix", "parts": sources}, size=size)
+    source = {"kind": "mix", "parts": sources}
+    return Corpus("+".join(corpus.name for corpus in parts), documents, end, source=source, size=size)
 
 # %% ../nbs/tools/corpus.ipynb #d1356f7d
 def get_corpus(
@@ -439,10 +426,8 @@ def get_corpus(
     errors: str = "strict",  # of files: "replace" puts U+FFFD for bytes that are not UTF-8
 ) -> Corpus:
     """A corpus by name: "tales", "shakespeare", "python-stdlib", a data set of the Hugging Face Hub
-    ("openwebtext", "fineweb-edu", "tinystories", "hf:owner/name"), local files, or a mix.
-
-    Raises FileNotFoundError when it is none of these.
-    """
+    ("openwebtext", "fineweb-edu", "tinystories", "hf:owner/name"), local files, or a mix. Raises
+    FileNotFoundError when it is none of these."""
     built_in = {"tales": tales, "shakespeare": shakespeare, "python-stdlib": python_stdlib}
     if name in built_in:
         return built_in[name]()
@@ -455,8 +440,7 @@ def get_corpus(
             try:
                 share = float(weight)
             except ValueError:
-                fix = "write a mix as 'tales=0.7,./notes=0.3'"
-                raise ValueError(f"the weight of {one} must be a number, got {weight!r}; {fix}") from None
+                raise ValueError(f"the weight of {one} must be a number, got {weight!r}") from None
             corpora.append((get_corpus(one, column, split, subset, errors), share))
         return mix(corpora)
     if os.path.exists(name) or _is_glob(name):

@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/03_data.ipynb #d65d3946
-def dtype_for(
-    vocab_size: int,
-) -> np.dtype:
+def dtype_for(vocab_size: int) -> np.dtype:
     "The smallest unsigned integer that holds every id: one byte up to 256 ids, two up to 65,536, else four."
     return np.min_scalar_type(max(vocab_size - 1, 0))
 
@@ -39,9 +37,7 @@ def _load_meta(path: Path) -> dict:
         raise ValueError(f"{path} is damaged ({error}); delete it, and prepare the data again") from None
 
 
-def is_prepared(
-    folder: str | Path,
-) -> bool:
+def is_prepared(folder: str | Path) -> bool:
     "Whether prepared data is there, and whole."
     path = Path(folder) / "meta.json"
     return path.exists() and _load_meta(path).get("complete", False)
@@ -56,11 +52,10 @@ def read_meta(
         return {}
     meta = _load_meta(path)
     if meta.get("format") != FORMAT:
-        found = f"has format {meta.get('format')!r}, this version reads format {FORMAT}"
-        raise ValueError(f"{path} {found}; prepare the data again")
+        found = f"{path} has format {meta.get('format')!r}, this version reads format {FORMAT}"
+        raise ValueError(f"{found}; prepare the data again")
     if not meta["complete"]:
-        fix = "run the same `nanogpt prepare` again, it goes on where it stopped"
-        raise ValueError(f"{folder}: the preparation was cut short; {fix}")
+        raise ValueError(f"{folder}: the preparation was cut short; run the same `nanogpt prepare` again")
     return meta
 
 # %% ../nbs/03_data.ipynb #2670905f
@@ -97,15 +92,12 @@ class TokenDataset:
         self.split, self.name, self.meta, self.info = split, "the array", {}, {}
         if isinstance(source, str | Path):
             path, self.name = Path(source), str(source)
-            folder, files = path, [{"file": f"{split}.bin"}]
-            if path.is_file():
-                folder, files = path.parent, [{"file": path.name}]
-            self.meta = read_meta(folder)
-            if folder == path:
-                self.info = self.meta.get("splits", {}).get(split, {})
+            self.meta = read_meta(path.parent if path.is_file() else path)
+            self.info = {} if path.is_file() else self.meta.get("splits", {}).get(split, {})
             self.dtype = np.dtype(dtype or self.meta.get("dtype", "uint16"))
-            shards = [(folder / one["file"], one.get("tokens")) for one in self.info.get("shards", files)]
-            self.shards = [_open_shard(path, self.dtype, tokens) for path, tokens in shards]
+            files = {path / shard["file"]: shard["tokens"] for shard in self.info.get("shards", [])}
+            raw = {path if path.is_file() else path / f"{split}.bin": None}
+            self.shards = [_open_shard(file, self.dtype, tokens) for file, tokens in (files or raw).items()]
         else:
             ids = np.asarray(source)
             self.shards, self.dtype = [ids], ids.dtype

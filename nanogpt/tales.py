@@ -62,10 +62,14 @@ class Grammar:
                 raise ValueError(f"{{{part}}} in {template!r} is neither a rule nor a form of a variable")
         return items
 
-    def free(self, variable: str, bound: dict[str, Entry]) -> list[Entry]:
-        "The entries that `variable` may still take: its table, less what other variables took from it."
-        table = self.variables[variable]
-        taken = [entry for name, entry in bound.items() if self.variables[name] is table]
+    def options(self, name: str, bound: dict[str, Entry]) -> list:
+        "What a slot can become where `bound` is chosen already: a rule's templates, or a variable's entries."
+        if name in self.rules:
+            return self.rules[name]
+        if name in bound:
+            return [bound[name]]
+        table = self.variables[name]
+        taken = [entry for other, entry in bound.items() if self.variables[other] is table]
         return [entry for entry in table if entry not in taken] if taken else table
 
 # %% ../nbs/02_corpus.ipynb #dcbb262c
@@ -76,60 +80,52 @@ def generate_text(
     "Draw one text: walk the templates from left to right and choose at every slot."
     out, bound = [], {}
 
-    def choose(options: list):
-        return options[int(rng.random() * len(options))]
-
-    def expand(rule: str):
-        for item in choose(grammar.rules[rule]):
+    def expand(items: list):
+        for item in items:
             if isinstance(item, str):
                 out.append(item)
                 continue
             name, form = item
+            options = grammar.options(name, bound)
+            option = bound.get(name) or options[int(rng.random() * len(options))]
             if form is None:
-                expand(name)
+                expand(option)
             else:
-                if name not in bound:
-                    bound[name] = choose(grammar.free(name, bound))
-                out.append(bound[name][form])
+                bound[name] = option
+                out.append(option[form])
 
-    expand(grammar.start)
+    expand([(grammar.start, None)])
     return "".join(out)
 
 # %% ../nbs/02_corpus.ipynb #626d6214
 def check_unambiguous(grammar: Grammar):
-    """Prove that no text has two derivations, or raise ValueError that names the clash.
-
-    Read left to right: if at every choice no option is the beginning of another, the text says which was taken.
-    """
-    choices = []  # where it is made, the beginnings of one option, and those of another
+    "Prove that no text has two derivations, or raise ValueError that names the clash."
+    choices = {f"rule {rule!r}": templates for rule, templates in grammar.rules.items()}
     for name, table in grammar.variables.items():
         for form in table[0]:
             texts = sorted({entry[form] for entry in table})
-            choices += [(f"variable {name!r}", [one], [other]) for one, other in combinations(texts, 2)]
-    for rule, templates in grammar.rules.items():
+            choices[f"variable {name!r}, form {form!r},"] = [[text] for text in texts]
+    for where, templates in choices.items():
         for one, other in combinations(templates, 2):
             while one and other and one[0] == other[0]:
                 one, other = one[1:], other[1:]
-            choices.append((f"rule {rule!r}", _beginnings(grammar, one), _beginnings(grammar, other)))
-    for where, ones, others in choices:
-        for one, other in product(ones, others):
-            if one.startswith(other) or other.startswith(one):
-                raise ValueError(f"{where} is ambiguous: {one!r} and {other!r} begin alike")
+            for a, b in product(_beginnings(grammar, one), _beginnings(grammar, other)):
+                if a.startswith(b) or b.startswith(a):
+                    raise ValueError(f"{where} is ambiguous: {a!r} and {b!r} begin alike")
 
 
 def _beginnings(grammar: Grammar, template: list) -> list[str]:
     "The texts that a template can begin with, looked at two items deep."
     beginnings = [""]
     for item in template[:2]:
-        name, form = (None, None) if isinstance(item, str) else item
-        if name is None:
-            options = [item]
-        elif form is None:
-            options = [text for inner in grammar.rules[name] for text in _beginnings(grammar, inner)]
+        if isinstance(item, str):
+            texts = [item]
+        elif item[1] is None:
+            texts = [text for inner in grammar.rules[item[0]] for text in _beginnings(grammar, inner)]
         else:
-            options = [entry[form] for entry in grammar.variables[name]]
-        beginnings = [beginning + option for beginning in beginnings for option in options]
-        if name in grammar.rules:
+            texts = [entry[item[1]] for entry in grammar.variables[item[0]]]
+        beginnings = [beginning + text for beginning in beginnings for text in texts]
+        if item[1:] == (None,):
             break  # what a rule begins with may be cut short, so nothing can be put after it
     return beginnings
 
@@ -158,13 +154,13 @@ def _measure(grammar: Grammar, rule: str, before: frozenset) -> tuple[GrammarSta
         entropy, mean, count, low, high, bound = 0.0, 0.0, 1, 0, 0, before
         for item in template:
             if isinstance(item, str):
-                stats = GrammarStats(0.0, len(item), 1, len(item), len(item))
+                one = GrammarStats(0.0, len(item), 1, len(item), len(item))
             elif item[1] is None:
-                stats, bound = _measure(grammar, item[0], bound)
+                one, bound = _measure(grammar, item[0], bound)
             else:
-                stats, bound = _measure_slot(grammar, item, bound), bound | {item[0]}
-            entropy, mean, count = entropy + stats.entropy, mean + stats.mean_length, count * stats.count
-            low, high = low + stats.min_length, high + stats.max_length
+                one, bound = _measure_slot(grammar, item[0], item[1], bound), bound | {item[0]}
+            entropy, mean, count = entropy + one.entropy, mean + one.mean_length, count * one.count
+            low, high = low + one.min_length, high + one.max_length
         parts.append((entropy, mean, count, low, high))
         afters.add(bound)
     if len(afters) > 1:
@@ -174,34 +170,30 @@ def _measure(grammar: Grammar, rule: str, before: frozenset) -> tuple[GrammarSta
     return GrammarStats(entropy, mean, sum(counts), min(lows), max(highs)), afters.pop()
 
 
-def _measure_slot(grammar: Grammar, slot: tuple, bound: frozenset) -> GrammarStats:
+def _measure_slot(grammar: Grammar, name: str, form: str, bound: frozenset) -> GrammarStats:
     "A slot costs ln(free entries) when it is first met, and nothing ever after."
-    name, form = slot
-    table, free = grammar.variables[name], 1
+    table = grammar.variables[name]
     lengths = [len(entry[form]) for entry in table]
-    if name not in bound:
-        if len({entry[form] for entry in table}) < len(table):
-            raise ValueError(f"variable {name!r}: its first form, {form!r}, does not tell its entries apart")
-        free = len(table) - sum(grammar.variables[other] is table for other in bound)
+    free = 1 if name in bound else len(table) - sum(grammar.variables[other] is table for other in bound)
+    if name not in bound and len({entry[form] for entry in table}) < len(table):
+        raise ValueError(f"variable {name!r}: its first form, {form!r}, does not tell its entries apart")
     return GrammarStats(math.log(free), sum(lengths) / len(lengths), free, min(lengths), max(lengths))
 
 # %% ../nbs/02_corpus.ipynb #b4394721
 _GIRLS = "Lily, Mia, Nora, Ruby, Tess, Wren, Ada, Bella, Clara, Daisy, Emma, Fern".split(", ")
 _BOYS = "Ben, Finn, Hugo, Jack, Kit, Leo, Max, Otis, Paul, Rory, Sam, Toby".split(", ")
+_NAMES = ", ".join([f"{n}/she/She/her" for n in _GIRLS] + [f"{n}/he/He/his" for n in _BOYS])
 _ANIMALS = entries("rabbit, mouse, fox, bear, duck, hen, pig, lamb, goat, mole, frog, badger")
 
 TALE_VARIABLES = {
-    "hero": entries(
-        ", ".join([f"{girl}/she/She/her" for girl in _GIRLS] + [f"{boy}/he/He/his" for boy in _BOYS]),
-        "she", "She", "her",
-    ),
+    "hero": entries(_NAMES, "she", "She", "her"),
     "kind": _ANIMALS,  # what the hero is
     "helper": _ANIMALS,  # never of the hero's own kind
     "colour": entries("red, blue, green, yellow, pink, white, golden, striped, purple, brown"),
     "thing": entries("kite, ball, drum, hat, scarf, spoon, bell, boat, button, ribbon, flute, mitten"),
     "count": entries("three/two, four/three, five/four, six/five, seven/six, eight/seven", "less"),
     "snack": entries("plums, buns, nuts, pears, cakes, figs, tarts, cherries"),
-}  # fmt: skip
+}
 
 # %% ../nbs/02_corpus.ipynb #467c212b
 TALE_SENTENCES = {
@@ -259,8 +251,8 @@ class ParseError(ValueError):
 
     def __init__(self, text: str, position: int, rule: str, expected: str):
         self.position, self.rule, self.expected = position, rule, expected
-        found = text[position : position + 24]
-        super().__init__(f"character {position}, rule {rule!r}: expected {expected}, found {found!r}")
+        where, found = f"character {position}, rule {rule!r}", text[position : position + 24]
+        super().__init__(f"{where}: expected {expected}, found {found!r}")
 
 
 @dataclass(frozen=True)
@@ -278,42 +270,29 @@ def parse(
 ) -> Derivation:
     "The one derivation of `text`. Raises ParseError where it leaves the grammar."
 
-    def read_rule(rule: str, start: int, before: dict) -> tuple[int, float, dict]:
-        "Try the templates in turn: at most one fits. Where none does, the one that got furthest says why."
-        errors, templates = [], grammar.rules[rule]
-        for template in templates:
-            position, nats, bound = start, math.log(len(templates)), before
+    def read(item: str | tuple, start: int, before: dict, rule: str) -> tuple[int, float, dict]:
+        "Try the options in turn: at most one fits. Where none does, the one that got furthest says why."
+        if isinstance(item, str):
+            same = len(os.path.commonprefix([item, text[start : start + len(item)]]))
+            if same < len(item):
+                raise ParseError(text, start + same, rule, repr(item[same:]))
+            return start + same, 0.0, before
+        name, form = item
+        errors, options = [], grammar.options(name, before if agreement else {})
+        for option in options:
+            position, nats, bound = start, math.log(len(options)), before
+            if form is not None:
+                option, bound = [option[form]], before | {name: option}
             try:
-                for item in template:
-                    if isinstance(item, str):
-                        position = read_words(rule, item, position)
-                    else:
-                        position, more, bound = read_slot(rule, item, position, bound)
-                        nats += more
+                for part in option:
+                    position, more, bound = read(part, position, bound, name)
+                    nats += more
                 return position, nats, bound
             except ParseError as error:
                 errors.append(error)
         raise max(errors, key=lambda error: error.position)
 
-    def read_words(rule: str, words: str, position: int) -> int:
-        same = len(os.path.commonprefix([words, text[position : position + len(words)]]))
-        if same < len(words):
-            raise ParseError(text, position + same, rule, repr(words[same:]))
-        return position + same
-
-    def read_slot(rule: str, slot: tuple, position: int, bound: dict) -> tuple[int, float, dict]:
-        name, form = slot
-        if form is None:
-            return read_rule(name, position, bound)
-        known = agreement and name in bound
-        free = [bound[name]] if known else grammar.free(name, bound if agreement else {})
-        for entry in free:
-            if text.startswith(entry[form], position):
-                return position + len(entry[form]), math.log(len(free)), {**bound, name: entry}
-        expected = f"{free[0][form]!r} again" if known else f"a {name} such as {free[0][form]!r}"
-        raise ParseError(text, position, rule, expected)
-
-    end, nats, bound = read_rule(grammar.start, 0, {})
+    end, nats, bound = read((grammar.start, None), 0, {}, grammar.start)
     if end < len(text):
         raise ParseError(text, end, grammar.start, "the end")
     return Derivation(nats, {name: entry[""] for name, entry in bound.items()})
