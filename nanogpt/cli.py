@@ -433,7 +433,7 @@ class Eval:
         raise ValueError(f"{run} does not say what it was trained on; give --data-dir")
     data = TokenDataset(Path(data_dir) if data_dir else data_path(config), split, model.config.vocab_size)
     if data.meta and data.meta["tokenizer"] != ours.fingerprint:
-        raise ValueError(f"{data.folder} was prepared with another tokenizer than the model's; prepare it again with the model's tokenizer")
+        raise ValueError(f"{data.name} was prepared with another tokenizer than the model's; prepare it again with the model's tokenizer")
     loss = evaluate(model, all_batches(data, config.batch_size, config.block_size, config.aligned))
     print(f"{split} loss {loss:.4f} nats/token over {len(data) - 1:,} tokens; perplexity {math.exp(loss):.2f}")
     if data.info:

@@ -12,6 +12,7 @@ import glob
 import gzip
 import hashlib
 import http.client
+import importlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -37,9 +39,9 @@ class Corpus:
 
     name: str
     documents: Callable[[], Iterator[str]]  # every call starts from the first document; lazy
-    end: str | None = None  # a character that ends a document and stands in none, for tokenizers without an end-of-text id
-    floor: float | None = None  # entropy in nats a character, document ends counted, where it is known
-    source: dict = field(default_factory=dict)  # where the text comes from, as JSON types: enough to notice that it has changed
+    end: str | None = None  # ends documents and is in none: for tokenizers without an end-of-text id
+    floor: float | None = None  # entropy in nats per character, document ends counted, where it is known
+    source: dict = field(default_factory=dict)  # where the text is from, as JSON: changes with the text
     size: int | None = None  # about how many bytes of text, where that is known beforehand
 
 
@@ -58,12 +60,22 @@ def tales(count: int = 20_000, seed: int = 0) -> Corpus:
 
     stats = measure(TALES)
     grammar = json.dumps([TALES.start, TALES.rules, TALES.variables], sort_keys=True)
-    source = {"kind": "tales", "count": count, "seed": seed, "grammar": hashlib.sha256(grammar.encode()).hexdigest()}
-    return Corpus("tales", documents, "\n", stats.entropy / (stats.mean_length + 1), source, round(count * stats.mean_length))
+    digest = hashlib.sha256(grammar.encode()).hexdigest()
+    source = {"kind": "tales", "count": count, "seed": seed, "grammar": digest}
+    floor = stats.entropy / (stats.mean_length + 1)
+    return Corpus("tales", documents, "\n", floor, source, round(count * stats.mean_length))
 
 # %% ../nbs/tools/corpus.ipynb #50a4f027
+def _library(name: str):
+    "A library of the extra `hf`."
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ImportError(f"this corpus needs {name}; run `pip install 'nanogpt[hf]'`") from None
+
+
 def _read_bytes(path: Path) -> Iterator[bytes]:
-    "A file in pieces, unpacked where its name ends in .gz or .zst. Raises ValueError where it is damaged or cut short."
+    "A file in pieces, unpacked where its name ends in .gz or .zst. Raises ValueError for a damaged file."
     suffix = path.suffix.lower()
     with (gzip.open if suffix == ".gz" else open)(path, "rb") as file:
         pieces = iter(lambda: file.read(1 << 18), b"")
@@ -74,61 +86,51 @@ def _read_bytes(path: Path) -> Iterator[bytes]:
 
 
 def _unpack_zstd(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    "Unpack Zstandard frames. Unlike zstandard's own file reader, this one notices when the last frame has no end."
-    try:
-        import zstandard
-    except ImportError:
-        raise ImportError("reading .zst files needs zstandard; run `pip install 'nanogpt[hf]'`") from None
-    frame = None
+    "Unpack Zstandard frames. Unlike zstandard's own file reader, this one notices a last frame without end."
+    zstandard, frame = _library("zstandard"), None
     for data in pieces:
         while data:
             frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
             try:
-                piece = frame.decompress(data)
+                yield frame.decompress(data)
             except zstandard.ZstdError as error:
                 raise EOFError(error) from None
-            if piece:
-                yield piece
             data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     if frame:
         raise EOFError("the last Zstandard frame has no end")
 
 # %% ../nbs/tools/corpus.ipynb #2b76ee4a
-def _not_utf8(path: Path, end: int, error: UnicodeDecodeError) -> ValueError:
-    "Name the first bad byte, given that the bytes that could not be decoded end at byte `end` of the file."
-    position = end - len(error.object) + error.start
-    fix = "convert the file first, or read it with errors='replace' (`--errors replace`), which puts U+FFFD for what is not text"
-    return ValueError(f"{path} is not UTF-8: byte {position} is 0x{error.object[error.start]:02x}; {fix}")
+END_OF_TEXT = "<|endoftext|>"
+_REPLACE = "convert it, or read it with errors='replace' (`--errors replace`), which puts U+FFFD there"
 
 
 def _decode(pieces: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
-    "Bytes as text, piece by piece, without a byte order mark and with a plain newline for each carriage return and newline."
-    decoder, end, held = codecs.getincrementaldecoder("utf-8-sig")(errors), 0, ""
-    for piece in chain(pieces, [b""]):
-        end += len(piece)
+    "Bytes as text, piece by piece, without a byte order mark and with plain newlines. A bad byte is named."
+    decoder, end, held, first = codecs.getincrementaldecoder("utf-8")(errors), 0, "", True
+    for piece in chain(filter(None, pieces), [b""]):
+        end, bad = end + len(piece), None
         try:
             text = held + decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, end, error) from None
+            text, bad = held + error.object[: error.start].decode(), error
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
         held = "\r" if piece and text.endswith("\r") else ""  # its newline may begin the next piece
         yield text.removesuffix(held).replace("\r\n", "\n")
+        if bad:
+            byte, position = bad.object[bad.start], end - len(bad.object) + bad.start
+            raise ValueError(f"{path} is not UTF-8: byte {position} is 0x{byte:02x}; {_REPLACE}")
 
 # %% ../nbs/tools/corpus.ipynb #f9b23e81
-END_OF_TEXT = "<|endoftext|>"
-
-
-def _split_documents(
-    pieces: Iterable[str],
-    limit: int = 1 << 24,  # characters
-) -> Iterator[str]:
-    "The documents of a text file: split where it spells END_OF_TEXT, and cut at line ends where one is longer than `limit`."
+def _split_documents(pieces: Iterable[str], limit: int = 1 << 24) -> Iterator[str]:
+    "Documents of a text: split at END_OF_TEXT, and cut at line ends where they exceed `limit` characters."
     parts, marked = [""], False
     for piece in pieces:
         *whole, rest = (parts.pop() + piece).split(END_OF_TEXT)
         for text in whole:
             yield "".join([*parts, text]).strip("\n")
             parts, marked = [], True
-        parts += [rest[: -len(END_OF_TEXT)], rest[-len(END_OF_TEXT) :]]  # the mark may go on in the next piece
+        parts += [rest[: -len(END_OF_TEXT)], rest[-len(END_OF_TEXT) :]]  # a mark may go on in the next piece
         while sum(map(len, parts)) > limit + len(END_OF_TEXT):
             text = "".join(parts)
             cut = text.rfind("\n", 0, limit) + 1 or limit
@@ -138,105 +140,89 @@ def _split_documents(
     yield text.strip("\n") if marked else text
 
 # %% ../nbs/tools/corpus.ipynb #72357fab
-def _text_of(row: dict, column: str, where: str) -> str:
+def _text_of(row, column: str, where: str) -> str:
     "The text of a row; nothing where the column is null."
-    if not isinstance(row, dict) or column not in row:
-        there = f"the columns are {', '.join(map(repr, row))}" if isinstance(row, dict) else f"it is a {type(row).__name__}, no object with columns"
-        raise ValueError(f"{where} has no column {column!r}; {there}")
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is a {type(row).__name__}, no object with columns")
+    if column not in row:
+        raise ValueError(f"{where} has no column {column!r}; the columns are {', '.join(map(repr, row))}")
     if not isinstance(row[column], str | None):
-        raise ValueError(f"{where}: column {column!r} holds a {type(row[column]).__name__}, not text; name another column")
+        found = f"holds {type(row[column]).__name__}, not text"
+        raise ValueError(f"{where}: column {column!r} {found}; name another column")
     return row[column] or ""
 
 
 def _read_jsonl(path: Path, column: str, errors: str) -> Iterator[str]:
-    "One JSON object a line. Raises ValueError that names the line."
-    rest, number, end = b"", 0, 0
-    for piece in chain(_read_bytes(path), [b""]):
-        *lines, rest = (rest + piece).split(b"\n") if piece else (rest, b"")
+    "One JSON object per line. Raises ValueError that names the line."
+    number, rest = 0, ""
+    for piece in chain(_decode(_read_bytes(path), path, errors), ["\n"]):
+        *lines, rest = (rest + piece).split("\n")
         for line in lines:
-            number, end = number + 1, end + len(line) + 1
+            number += 1
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, end - 1, error) from None
-            if text.strip():
-                yield _parse_row(text, column, f"{path}, line {number}", errors)
-
-# %% ../nbs/tools/corpus.ipynb #013cd835
-def _parse_row(line: str, column: str, where: str, errors: str) -> str:
-    "The text in a line of JSON."
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg.removesuffix(' at')} at character {error.pos}); mend the line or take it out") from None
-    text = _text_of(row, column, where)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # an escape such as \ud800, half of a pair
-        if errors == "strict":
-            half = f"{text[error.start]!r} is half a surrogate pair, which is no text"
-            raise ValueError(f"{where}: {half}; read it with errors='replace' (`--errors replace`), which puts U+FFFD there") from None
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+                text = _text_of(json.loads(line), column, where)
+            except json.JSONDecodeError as error:
+                reason = f"{error.msg}: character {error.pos}"
+                raise ValueError(f"{where} is not JSON ({reason}); mend the line or take it out") from None
+            if half := re.search("[\ud800-\udfff]", text):  # from an escape such as \ud800
+                if errors == "strict":
+                    raise ValueError(f"{where}: {half[0]!r} is half a surrogate pair; {_REPLACE}")
+                text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+            yield text
 
 # %% ../nbs/tools/corpus.ipynb #30ecb8e8
 def _read_parquet(path: Path, column: str, errors: str) -> Iterator[str]:
-    "One row group in memory at a time, and of it only the column that is asked for."
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise ImportError("reading .parquet files needs pyarrow; run `pip install 'nanogpt[hf]'`") from None
-    row = 0
+    "A thousand rows in memory at a time, and of them only the column that is asked for."
+    pyarrow = _library("pyarrow")
+    from pyarrow.parquet import ParquetFile
+
     try:
         with ParquetFile(path) as file:
-            _text_of({name: None for name in file.schema_arrow.names}, column, str(path))
-            for group in range(file.num_row_groups):
-                for cell in file.read_row_group(group, columns=[column]).column(0):
-                    row += 1
-                    yield _cell_text(cell, column, f"{path}, row {row}", errors)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); get the file again") from None
-
-
-def _cell_text(cell, column: str, where: str, errors: str) -> str:
-    "A pyarrow value as text."
-    try:
-        return _text_of({column: cell.as_py()}, column, where)
+            _text_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
+            for batch in file.iter_batches(1000, columns=[column]):
+                for text in batch.column(0).cast(pyarrow.large_binary()).to_pylist():
+                    yield (text or b"").decode("utf-8", errors)
     except UnicodeDecodeError:
-        if errors == "strict":
-            raise ValueError(f"{where} is not UTF-8; read it with errors='replace' (`--errors replace`), which puts U+FFFD there") from None
-        return cell.as_buffer().to_pybytes().decode("utf-8", "replace")
+        raise ValueError(f"{path} is not UTF-8 in column {column!r}; {_REPLACE}") from None
+    except pyarrow.ArrowNotImplementedError as error:  # another type
+        raise ValueError(f"{path}: column {column!r} holds no text ({error}); name another column") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no whole Parquet file ({reason}); get the file again") from None
 
 # %% ../nbs/tools/corpus.ipynb #4e93566a
-_FOLDER_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_FOLDER_SUFFIXES = (".txt", ".md", *_ROW_SUFFIXES)
 
 
-def text_files(path: str | Path, column: str = "text", errors: str = "strict") -> Corpus:
-    """Local files, in the order of their names. A row is a document, and any file that does not hold rows is one text.
+def text_files(
+    path: str | Path,  # a file, a glob such as "data/**/*.jsonl.gz", or a folder, read to any depth
+    column: str = "text",  # which column of .jsonl and .parquet files holds the text
+    errors: str = "strict",  # or "replace": put U+FFFD for bytes that are not UTF-8
+) -> Corpus:
+    """Local files, in the order of their names: of a folder .txt, .md, .jsonl(.gz|.zst) and .parquet files.
 
-    A text that spells `<|endoftext|>` (TinyStories' files do) is split into documents there. A plain text longer than 2**24 characters
-    (16 MiB of ASCII) comes as several, cut at line ends: no text is in memory whole. Raises FileNotFoundError, or ValueError for
-    a file without text, bytes that are not UTF-8, a damaged file, and a row without text, and says where.
-    Args:
-        path: a file, a glob such as "data/**/*.jsonl.gz", or a folder: its .txt, .md, .jsonl(.gz|.zst) and .parquet files, at any depth
-        column: where the text stands in the rows of .jsonl and .parquet files
-        errors: or "replace": put U+FFFD for bytes that are not UTF-8
+    A row is a document, and any file that does not hold rows is one text. A text that spells `<|endoftext|>`
+    (TinyStories' files do) is split there, and at line ends where it would exceed 2**24 characters: no file
+    is in memory whole. Raises FileNotFoundError, or ValueError for a file without text, bytes that are not
+    UTF-8, a damaged file, and a row without text.
     """
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
     files, root = _find_files(Path(path))
-    source = {"kind": "files", "files": [_describe(file, root) for file in files], "column": column, "errors": errors}
-    rows = any(file.name.lower().endswith(_ROW_SUFFIXES) for file in files)
-    plain = not rows and all(file.suffix.lower() not in (".gz", ".zst") for file in files)
-    many = len(files) > 1 or rows or _is_marked(files[0])
+    names = [file.name.lower() for file in files]
+    rows, packed = (any(name.endswith(ends) for name in names) for ends in (_ROW_SUFFIXES, (".gz", ".zst")))
+    many = rows or len(files) > 1 or END_OF_TEXT.encode() in next(_read_bytes(files[0]), b"")
+    listing = [_describe(file, root) for file in files]
     return Corpus(
         Path(os.path.abspath(root if _is_glob(path) else path)).stem,
         lambda: _not_empty((text for file in files for text in _read_file(file, column, errors)), path),
         end="\x1c" if many else None,
-        source=source,
-        size=sum(file.stat().st_size for file in files) if plain else None,
+        source={"kind": "files", "files": listing, "column": column, "errors": errors},
+        size=None if rows or packed else sum(file.stat().st_size for file in files),
     )
 
 # %% ../nbs/tools/corpus.ipynb #898f23b4
@@ -246,36 +232,30 @@ def _is_glob(path: str | Path) -> bool:
 
 def _find_files(path: Path) -> tuple[list[Path], Path]:
     "The files that a path names, sorted, and the folder that their names are relative to."
-    if _is_glob(path):
-        files = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
-        if not files:
-            raise FileNotFoundError(f"no file matches {path}")
-        root, none = Path(os.path.commonpath([file.parent for file in files])), "the files that match are empty"
-    elif not path.exists():
-        raise FileNotFoundError(f"no file or folder at {path}")
-    elif path.is_file():
-        files, root, none = [path], path.parent, "the file is empty"
+    if path.is_dir():
+        root, files = path, [file for file in path.rglob("*") if file.name.lower().endswith(_FOLDER_SUFFIXES)]
+    elif _is_glob(path):
+        files = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        root = Path(os.path.commonpath([file.parent for file in files])) if files else path
     else:
-        files = [file for file in path.rglob("*") if file.name.lower().endswith(_FOLDER_SUFFIXES) and file.is_file()]
-        root, none = path, f"no {', '.join(_FOLDER_SUFFIXES)} file with anything in it"
+        root, files = path.parent, [path] if path.exists() else []
+    if not files and not path.is_dir():
+        raise FileNotFoundError(f"no file {'matches' if _is_glob(path) else 'or folder at'} {path}")
+    files = [file for file in files if file.is_file()]
     if not any(file.stat().st_size for file in files):
-        raise ValueError(f"no text at {path}: {none}")
+        kinds = f"no {', '.join(_FOLDER_SUFFIXES)} file with anything in it"
+        raise ValueError(f"no text at {path}: {kinds if path.is_dir() else 'the file is empty'}")
     return sorted(files, key=lambda file: file.relative_to(root).as_posix()), root
 
 
 def _describe(file: Path, root: Path) -> list:
-    "A file's name, size and a hash of both its ends: a copy has the same, and a changed file is all but sure to have another."
-    size, digest = file.stat().st_size, hashlib.sha256()
+    "A file's name, size and a hash of both its ends: the same for a copy, almost surely not for other text."
+    size = file.stat().st_size
     with open(file, "rb") as stream:
-        digest.update(stream.read(1 << 16))
+        head = stream.read(1 << 16)
         stream.seek(max(size - (1 << 16), 0))
-        digest.update(stream.read(1 << 16))
-    return [file.relative_to(root).as_posix(), size, digest.hexdigest()[:16]]
-
-# %% ../nbs/tools/corpus.ipynb #42ec244d
-def _is_marked(path: Path) -> bool:
-    "Whether a text file spells END_OF_TEXT near its beginning."
-    return END_OF_TEXT.encode() in next(_read_bytes(path), b"")
+        digest = hashlib.sha256(head + stream.read(1 << 16)).hexdigest()
+    return [file.relative_to(root).as_posix(), size, digest[:16]]
 
 
 def _read_file(path: Path, column: str, errors: str) -> Iterator[str]:
@@ -288,38 +268,36 @@ def _read_file(path: Path, column: str, errors: str) -> Iterator[str]:
 
 def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
     "The texts that have characters in them. Raises ValueError when there was none."
-    found = False
-    for text in texts:
-        if text:
-            found = True
-            yield text
-    if not found:
+    text = ""
+    for text in filter(None, texts):
+        yield text
+    if not text:
         raise ValueError(f"no text at {where}: every document is empty")
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
-def download(url: str, name: str, sha256: str, attempts: int = 3) -> Path:
+def download(
+    url: str,
+    name: str,  # the file's name in the cache folder
+    sha256: str,  # what the file must be
+    attempts: int = 3,  # tries, one and then two seconds apart
+) -> Path:  # the file in the cache folder
     """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
-    Args:
-        name: the file's name in the cache folder
-        sha256: what the file must be
-        attempts: tries, one and then two seconds apart
-    Returns:
-        the file in the cache folder
-    """
+    Raises OSError where it cannot be fetched, and ValueError for another file."""
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
-    for attempt in range(attempts):
+    data = b""
+    for tried in range(attempts):
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
                 data = response.read()
             break
         except (OSError, http.client.HTTPException) as error:  # HTTPException: the connection ended too early
-            if attempt == attempts - 1:
-                raise OSError(f"{name} could not be downloaded ({error}); connect, or put the file from {url} at {path}") from None
-            time.sleep(2**attempt)
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+            if tried == attempts - 1:
+                fix = f"connect, or put the file from {url} at {path}"
+                raise OSError(f"{name} could not be downloaded ({error}); {fix}") from None
+            time.sleep(2**tried)
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise ValueError(f"{url} gave a file with SHA-256 {found}, not {sha256}; nothing was kept")
     with atomic_write(path, "wb") as file:
         file.write(data)
@@ -330,51 +308,53 @@ def shakespeare() -> Corpus:
     "Tiny Shakespeare: 1,115,394 characters of plays, put together by Andrej Karpathy for char-rnn (2015)."
     url = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
     sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-    path = download(url, "tinyshakespeare.txt", sha256)
-    return replace(text_files(path), name="shakespeare", source={"kind": "shakespeare", "sha256": sha256})
+    plays = text_files(download(url, "tinyshakespeare.txt", sha256))
+    return replace(plays, name="shakespeare", source={"kind": "shakespeare", "sha256": sha256})
 
 # %% ../nbs/tools/corpus.ipynb #48302e24
 def python_stdlib() -> Corpus:
-    """The Python standard library of this interpreter: real text that is on every machine. Each .py file is a document.
+    """The Python standard library of this interpreter, one document per file: real text on every machine.
 
-    Test folders are left out, and so are files that are not UTF-8. Raises FileNotFoundError where the library is not on disk as files.
+    Without tests and files that are not UTF-8. Raises FileNotFoundError where the library is not on disk.
     """
     root, files = Path(sysconfig.get_paths()["stdlib"]), []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in ("site-packages", "dist-packages", "test", "tests", "idle_test")]
+        subfolders[:] = set(subfolders) - {"site-packages", "dist-packages", "test", "tests", "idle_test"}
         files += [Path(folder, name) for name in names if name.endswith(".py")]
     if not files:
-        raise FileNotFoundError(f"this Python keeps no .py files of its standard library at {root}; name another corpus, such as 'tales'")
+        found = f"this Python keeps no .py files of its standard library at {root}"
+        raise FileNotFoundError(f"{found}; name another corpus, such as 'tales'")
     files.sort(key=lambda file: file.relative_to(root).as_posix())
-    listing = hashlib.sha256(json.dumps([_describe(file, root) for file in files]).encode()).hexdigest()
-    source = {"kind": "python-stdlib", "python": platform.python_version(), "files": len(files), "sha256": listing}
-    size = sum(file.stat().st_size for file in files)
-    return Corpus("python-stdlib", lambda: _not_empty(map(_read_utf8, files), root), end="\x1c", source=source, size=size)
 
+    def documents() -> Iterator[str]:
+        for file in files:
+            with suppress(UnicodeDecodeError):
+                if text := file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"):
+                    yield text
 
-def _read_utf8(path: Path) -> str:
-    "A whole file as text; nothing where it is not UTF-8."
-    try:
-        return "".join(_decode(_read_bytes(path), path, "strict"))
-    except ValueError:
-        return ""
+    listing = [_describe(file, root) for file in files]
+    source = {"kind": "python-stdlib", "python": platform.python_version(), "files": len(files)}
+    source["sha256"] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    return Corpus("python-stdlib", documents, "\x1c", source=source, size=sum(size for _, size, _ in listing))
 
 # %% ../nbs/tools/corpus.ipynb #d7cad288
-HF_DATASETS = {  # name -> repository, configuration (None: its only one); all hold Parquet files with a column "text" and a split "train"
+HF_DATASETS = {  # name -> repository, configuration (None: its only one); all with a column "text"
     "openwebtext": ("Skylion007/openwebtext", None),
     "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
     "tinystories": ("roneneldan/TinyStories", None),
 }
 
 
-def hf_dataset(repo: str, column: str = "text", split: str = "train", subset: str | None = None) -> Corpus:
-    """A data set of the Hugging Face Hub, streamed: nothing is fetched before the first document, and nothing is stored.
+def hf_dataset(
+    repo: str,  # "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
+    column: str = "text",
+    split: str = "train",
+    subset: str | None = None,  # the configuration; None: that of HF_DATASETS, or the data set's default
+) -> Corpus:
+    """A data set of the Hugging Face Hub, streamed: nothing is fetched before the first document, or stored.
 
-    A row is a document. Any data set of Parquet, JSON or text files will do; those that are made by a script no longer load.
-    "openwebtext" is Skylion007/openwebtext, "fineweb-edu" the configuration sample-10BT of HuggingFaceFW/fineweb-edu, "tinystories"
-    roneneldan/TinyStories: each with the column "text" and the split "train", and TinyStories with the split "validation" too.
-
-    On reading it raises OSError when the data set cannot be reached, ValueError for a column, configuration or split that it does not
+    A row is a document. Any data set of Parquet, JSON or text files will do. On reading it raises OSError
+    when the data set cannot be reached, ValueError for a column, configuration or split that it does not
     have or when it is made by a script, and ImportError without the library `datasets`.
     Args:
         repo: "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
@@ -382,103 +362,93 @@ def hf_dataset(repo: str, column: str = "text", split: str = "train", subset: st
     """
     name, default = HF_DATASETS.get(repo, (repo, None))
     name, _, revision = name.partition("@")
-    config = subset or default
-    source = {"kind": "hub", "repo": name, "config": config, "split": split, "column": column, "revision": revision or None}
+    config, pinned = subset or default, revision or None
 
     def documents() -> Iterator[str]:
-        rows = _stream_rows(name, config, split, revision or None)
-        return _not_empty((_text_of(row, column, f"row {i} of data set {name}") for i, row in enumerate(rows)), name)
+        rows = enumerate(_stream_rows(name, config, split, pinned))
+        return _not_empty((_text_of(row, column, f"row {i} of data set {name}") for i, row in rows), name)
 
-    return Corpus(repo, documents, end="\x1c", source=source)
+    source = {"kind": "hub", "repo": name, "config": config, "split": split, "column": column}
+    return Corpus(repo, documents, end="\x1c", source=source | {"revision": pinned})
 
-# %% ../nbs/tools/corpus.ipynb #0839f9d2
+
 def _stream_rows(name: str, config: str | None, split: str, revision: str | None) -> Iterator[dict]:
-    "The rows of a data set. What goes wrong comes out as one line that says what to do."
+    "The rows of a data set. What goes wrong is said in one line, with what to do."
+    datasets = _library("datasets")
     try:
-        from datasets import load_dataset
-    except ImportError:
-        raise ImportError("Hugging Face data sets need the library `datasets`; run `pip install 'nanogpt[hf]'`") from None
-    try:
-        yield from load_dataset(name, config, split=split, revision=revision, streaming=True)
-    except Exception as error:  # of many types: those of datasets, huggingface_hub and the HTTP library below them
-        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+        yield from datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+    except Exception as error:  # of datasets, huggingface_hub, or the HTTP library below them
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500] or 'no reason given'}"
         if "scripts are no longer supported" in reason:
-            fix = f"its converted files may load as 'hf:{name}@refs/convert/parquet', or name a repository of Parquet files"
-            raise ValueError(f"data set {name} is made by a script, which `datasets` no longer runs; {fix}") from None
-        if isinstance(error, ValueError):  # an unknown configuration or split: the message lists those that there are
-            listed = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            raise ValueError(f"data set {name}: {listed} (subset=, or `--subset`, names a configuration)") from None
-        fix = f"connect, check the name at https://huggingface.co/datasets/{name}, or name a local file or folder"
-        raise OSError(f"data set {name} could not be read ({reason}); {fix}") from None
+            fix = f"its converted files may load as 'hf:{name}@refs/convert/parquet'"
+            raise ValueError(f"data set {name} is made by a script, which no longer runs; {fix}") from None
+        if isinstance(error, ValueError):  # an unknown configuration or split; the reason lists them
+            raise ValueError(f"data set {name}: {reason} (`--subset` names a configuration)") from None
+        fix = f"connect, check the name at https://huggingface.co/datasets/{name}, or name a local file"
+        raise OSError(f"data set {name} could not be read ({reason}); {fix} or folder") from None
 
 # %% ../nbs/tools/corpus.ipynb #a6a63b5e
-def mix(corpora: Sequence[tuple[Corpus, float]]) -> Corpus:
-    """Several corpora as one stream, with no randomness: the next document comes from the corpus that is furthest behind its share.
+def mix(
+    corpora: Sequence[tuple[Corpus, float]],  # corpora and their weights: shares of characters, of any sum
+) -> Corpus:
+    """Several corpora as one stream, without randomness: next is the one that is furthest behind its share.
 
-    The mix ends when the corpus whose turn it is has no more, so that the shares hold to the end. Raises ValueError for a weight
-    that is not positive.
-    Args:
-        corpora: corpora and their weights: shares of characters, which need not add up to 1
+    The mix ends when the corpus whose turn it is has no more, so that the shares hold to the end. Raises
+    ValueError for a weight that is not positive.
     """
-    names, weights = [corpus.name for corpus, _ in corpora], [weight for _, weight in corpora]
-    for name, weight in zip(names, weights):
-        if not 0 < weight < math.inf:
-            raise ValueError(f"the weight of {name} must be a positive number, got {weight}")
-    if not names:
+    if not corpora:
         raise ValueError("a mix needs at least one corpus")
+    for corpus, weight in corpora:
+        if not 0 < weight < math.inf:
+            raise ValueError(f"the weight of {corpus.name} must be a positive number, got {weight}")
+    parts, weights = zip(*corpora)
 
     def documents() -> Iterator[str]:
-        streams, characters = [corpus.documents() for corpus, _ in corpora], [0] * len(weights)
+        streams, characters = [corpus.documents() for corpus in parts], [0] * len(parts)
         while True:
-            turn = min(range(len(weights)), key=lambda i: characters[i] / weights[i])
+            turn = min(range(len(parts)), key=lambda i: characters[i] / weights[i])
             text = next(streams[turn], None)
             if text is None:
                 return
             characters[turn] += len(text)
             yield text
 
-    ends, sizes = {corpus.end for corpus, _ in corpora}, [corpus.size for corpus, _ in corpora]
-    source = {"kind": "mix", "parts": [{"name": c.name, "weight": weight, "source": c.source} for c, weight in corpora]}
-    return Corpus(
-        "+".join(names), documents,
-        end="\x1c" if len(ends) > 1 or None in ends else ends.pop(),
-        source=source,
-        size=None if None in sizes else round(min(size / weight for size, weight in zip(sizes, weights)) * sum(weights)),
-    )  # fmt: skip
+    ends = {corpus.end for corpus in parts}
+    end = "\x1c" if len(ends) > 1 or None in ends else ends.pop()
+    sizes = [corpus.size / weight for corpus, weight in corpora if corpus.size is not None]
+    size = round(min(sizes) * sum(weights)) if len(sizes) == len(parts) else None
+    sources = [{"name": corpus.name, "weight": weight, "source": corpus.source} for corpus, weight in corpora]
+    source = {"kind": "mix", "parts": sources}
+    return Corpus("+".join(corpus.name for corpus in parts), documents, end, source=source, size=size)
 
 # %% ../nbs/tools/corpus.ipynb #d1356f7d
 def get_corpus(
-    name: str, column: str = "text", split: str = "train", subset: str | None = None, errors: str = "strict"
+    name: str,  # a name, a path, a glob, "hf:owner/name", or a mix of them such as "tales=0.7,./notes=0.3"
+    column: str = "text",  # which column of .jsonl and .parquet files and of data sets holds the text
+    split: str = "train",  # of a Hugging Face data set
+    subset: str | None = None,  # the configuration of a Hugging Face data set
+    errors: str = "strict",  # of files: "replace" puts U+FFFD for bytes that are not UTF-8
 ) -> Corpus:
-    """A corpus by name: "tales", "shakespeare", "python-stdlib", a data set of the Hugging Face Hub ("openwebtext", "fineweb-edu",
-    "tinystories", "hf:owner/name"), local files, or a mix. Raises FileNotFoundError when it is none of these.
-    Args:
-        name: a name, a path, a glob, "hf:owner/name", or a mix of them by weight, such as "tales=0.7,./notes=0.3"
-        column: where the text stands in rows: of .jsonl and .parquet files, and of Hugging Face data sets
-        split: of a Hugging Face data set
-        subset: the configuration of a Hugging Face data set
-        errors: of files: "replace" puts U+FFFD for bytes that are not UTF-8
-    """
+    """A corpus by name: "tales", "shakespeare", "python-stdlib", a data set of the Hugging Face Hub
+    ("openwebtext", "fineweb-edu", "tinystories", "hf:owner/name"), local files, or a mix. Raises
+    FileNotFoundError when it is none of these."""
     built_in = {"tales": tales, "shakespeare": shakespeare, "python-stdlib": python_stdlib}
     if name in built_in:
         return built_in[name]()
     if name in HF_DATASETS or (name.startswith("hf:") and "=" not in name):
         return hf_dataset(name.removeprefix("hf:"), column, split, subset)
-    if os.path.exists(name):
-        return text_files(name, column, errors)
     part = r"(?:(.+?)=([^=,/\\*?]+)(?:,|$))"
-    if re.fullmatch(f"{part}+", name):
-        return mix([(get_corpus(one, column, split, subset, errors), _weight(one, weight)) for one, weight in re.findall(part, name)])
-    if _is_glob(name):
+    if not os.path.exists(name) and re.fullmatch(f"{part}+", name):
+        corpora = []
+        for one, weight in re.findall(part, name):
+            try:
+                share = float(weight)
+            except ValueError:
+                raise ValueError(f"the weight of {one} must be a number, got {weight!r}") from None
+            corpora.append((get_corpus(one, column, split, subset, errors), share))
+        return mix(corpora)
+    if os.path.exists(name) or _is_glob(name):
         return text_files(name, column, errors)
     known = ", ".join(map(repr, [*built_in, *HF_DATASETS]))
     others = "'hf:owner/name', the path of a file or folder, a glob, or a mix such as 'tales=0.7,./notes=0.3'"
     raise FileNotFoundError(f"unknown corpus {name!r}: use {known}, {others}")
-
-
-def _weight(name: str, weight: str) -> float:
-    "A weight as a number."
-    try:
-        return float(weight)
-    except ValueError:
-        raise ValueError(f"the weight of {name} must be a number, got {weight!r}; write a mix as 'tales=0.7,./notes=0.3'") from None

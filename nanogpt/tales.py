@@ -13,6 +13,7 @@ import os
 import random
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -32,121 +33,121 @@ def entries(words: str, *forms: str) -> list[Entry]:
 class Grammar:
     """A probabilistic grammar with memory.
 
-    A template is text with slots. `{rule}` expands to one of the rule's templates, each as likely as the next.
-    `{variable}` picks an entry of its table when it is first met, and says that entry ever after; `{variable.form}` says
-    another form of it. Variables that share a table never share an entry.
+    A template is text with slots. `{rule}` expands to one of the rule's templates, all equally likely.
+    `{variable}` picks an entry of its table when it is first met, and says that entry ever after;
+    `{variable.form}` says another form of it. Variables that share a table never share an entry.
     """
 
-    def __init__(self, rules: dict[str, list[str]], variables: dict[str, list[Entry]], start: str):
-        """
-        Args:
-            rules: rule -> its templates
-            variables: variable -> its table
-            start: the rule that makes a whole text
-        """
-        self.variables, self.start = variables, start
-        self.rules = {rule: [self._compile(template, rules) for template in templates] for rule, templates in rules.items()}
+    def __init__(
+        self,
+        rules: dict[str, list[str]],  # rule -> its templates
+        variables: dict[str, list[Entry]],  # variable -> its table
+        start: str,  # the rule that makes a whole text
+    ):
+        self.variables, self.start, self.rules = variables, start, {}
+        for rule, templates in rules.items():
+            self.rules[rule] = [self._compile(template, rules) for template in templates]
 
     def _compile(self, template: str, rules: dict) -> list:
         "A template as a list of text, (rule, None) and (variable, form)."
         items = []
-        for text, slot in re.findall(r"([^{}]*)(?:\{([^}]*)\})?", template):
-            name, _, form = slot.partition(".")
-            if slot and name not in rules and form not in self.variables.get(name, [{}])[0]:
-                raise ValueError(f"{{{slot}}} in {template!r} is neither a rule nor a form of a variable")
-            items += ([text] if text else []) + ([(name, None if name in rules else form)] if slot else [])
+        for i, part in enumerate(re.split(r"\{(.*?)\}", template)):  # text, slot, text, slot, …, text
+            name, _, form = part.partition(".")
+            if i % 2 == 0:
+                items += [part] if part else []
+            elif name in rules:
+                items.append((name, None))
+            elif form in self.variables.get(name, [{}])[0]:
+                items.append((name, form))
+            else:
+                raise ValueError(f"{{{part}}} in {template!r} is neither a rule nor a form of a variable")
         return items
 
-    def free(self, variable: str, bound: dict[str, Entry]) -> list[Entry]:
-        "The entries that `variable` may still take: its table, less what other variables took from it."
-        table = self.variables[variable]
-        taken = [entry for name, entry in bound.items() if self.variables[name] is table]
+    def options(self, name: str, bound: dict[str, Entry]) -> list:
+        "What a slot can become where `bound` is chosen already: a rule's templates, or a variable's entries."
+        if name in self.rules:
+            return self.rules[name]
+        if name in bound:
+            return [bound[name]]
+        table = self.variables[name]
+        taken = [entry for other, entry in bound.items() if self.variables[other] is table]
         return [entry for entry in table if entry not in taken] if taken else table
 
 # %% ../nbs/02_corpus.ipynb #dcbb262c
-def generate_text(grammar: Grammar, rng: random.Random) -> str:
-    """Draw one text: walk the templates from left to right and choose at every slot.
-    Args:
-        rng: the source of all choices; `random.Random(seed)` gives the same texts on every machine
-    """
-    out, bound, uniform = [], {}, rng.random
+def generate_text(
+    grammar: Grammar,
+    rng: random.Random,  # all choices; `random.Random(seed)` gives the same texts on every machine
+) -> str:
+    "Draw one text: walk the templates from left to right and choose at every slot."
+    out, bound = [], {}
 
-    def expand(rule: str):
-        templates = grammar.rules[rule]
-        for item in templates[int(uniform() * len(templates))]:
-            if item.__class__ is str:
+    def expand(items: list):
+        for item in items:
+            if isinstance(item, str):
                 out.append(item)
-            elif item[1] is None:
-                expand(item[0])
+                continue
+            name, form = item
+            options = grammar.options(name, bound)
+            option = bound.get(name) or options[int(rng.random() * len(options))]
+            if form is None:
+                expand(option)
             else:
-                name, form = item
-                if name not in bound:
-                    free = grammar.free(name, bound)
-                    bound[name] = free[int(uniform() * len(free))]
-                out.append(bound[name][form])
+                bound[name] = option
+                out.append(option[form])
 
-    expand(grammar.start)
+    expand([(grammar.start, None)])
     return "".join(out)
 
 # %% ../nbs/02_corpus.ipynb #626d6214
-def check_unambiguous(
-    grammar: Grammar,
-):
-    """Prove that no text has two derivations, or raise ValueError that names the clash.
-
-    The proof: read left to right, and at every choice no option is the beginning of another. Then the text itself says
-    which option was taken, and there is nothing left to choose.
-    """
+def check_unambiguous(grammar: Grammar):
+    "Prove that no text has two derivations, or raise ValueError that names the clash."
+    choices = {f"rule {rule!r}": templates for rule, templates in grammar.rules.items()}
     for name, table in grammar.variables.items():
         for form in table[0]:
-            _check_prefix_free(f"variable {name!r}", *[{entry[form]} for entry in table], same_allowed=True)
-    for rule, templates in grammar.rules.items():
+            texts = sorted({entry[form] for entry in table})
+            choices[f"variable {name!r}, form {form!r},"] = [[text] for text in texts]
+    for where, templates in choices.items():
         for one, other in combinations(templates, 2):
-            k = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-            _check_prefix_free(f"rule {rule!r}", _beginnings(grammar, one[k:]), _beginnings(grammar, other[k:]))
+            while one and other and one[0] == other[0]:
+                one, other = one[1:], other[1:]
+            for a, b in product(_beginnings(grammar, one), _beginnings(grammar, other)):
+                if a.startswith(b) or b.startswith(a):
+                    raise ValueError(f"{where} is ambiguous: {a!r} and {b!r} begin alike")
 
 
-def _beginnings(grammar: Grammar, template: list) -> set[str]:
+def _beginnings(grammar: Grammar, template: list) -> list[str]:
     "The texts that a template can begin with, looked at two items deep."
-    options = []
+    beginnings = [""]
     for item in template[:2]:
         if isinstance(item, str):
-            options.append({item})
+            texts = [item]
         elif item[1] is None:
-            options.append(set().union(*(_beginnings(grammar, inner) for inner in grammar.rules[item[0]])))
-            break  # the inner beginnings may stop short, so nothing may be put behind them
+            texts = [text for inner in grammar.rules[item[0]] for text in _beginnings(grammar, inner)]
         else:
-            options.append({entry[item[1]] for entry in grammar.variables[item[0]]})
-    return {"".join(parts) for parts in product(*options)}
-
-
-def _check_prefix_free(where: str, *groups: set[str], same_allowed: bool = False):
-    "Raise ValueError when a text of one group is the beginning of a text of another."
-    for one, other in combinations(groups, 2):
-        for a, b in product(one, other):
-            if (a.startswith(b) or b.startswith(a)) and not (same_allowed and a == b):
-                raise ValueError(f"{where} is ambiguous: {a!r} and {b!r} begin alike")
+            texts = [entry[item[1]] for entry in grammar.variables[item[0]]]
+        beginnings = [beginning + text for beginning in beginnings for text in texts]
+        if item[1:] == (None,):
+            break  # what a rule begins with may be cut short, so nothing can be put after it
+    return beginnings
 
 # %% ../nbs/02_corpus.ipynb #9d77b69a
 @dataclass(frozen=True)
 class GrammarStats:
     "Exact facts of a grammar, computed and not sampled."
 
-    entropy: float  # nats a text
-    mean_length: float  # characters a text, on average
+    entropy: float  # nats per text
+    mean_length: float  # characters per text, on average
     count: int  # how many texts there are
     min_length: int  # no text is shorter
     max_length: int  # no text is longer
 
 
-def measure(
-    grammar: Grammar,
-) -> GrammarStats:
-    "Entropy, mean length and number of texts, by one walk over the rules. Raises ValueError where a text could have two derivations."
+def measure(grammar: Grammar) -> GrammarStats:
+    "The facts by one walk over the rules. Raises ValueError where a text could have two derivations."
     check_unambiguous(grammar)
     return _measure(grammar, grammar.start, frozenset())[0]
 
-
+# %% ../nbs/02_corpus.ipynb #bdd54edd
 def _measure(grammar: Grammar, rule: str, before: frozenset) -> tuple[GrammarStats, frozenset]:
     "Facts of one rule, and which variables are bound after it, given those bound before it."
     parts, afters = [], set()
@@ -154,39 +155,39 @@ def _measure(grammar: Grammar, rule: str, before: frozenset) -> tuple[GrammarSta
         entropy, mean, count, low, high, bound = 0.0, 0.0, 1, 0, 0, before
         for item in template:
             if isinstance(item, str):
-                stats = GrammarStats(0.0, len(item), 1, len(item), len(item))
+                one = GrammarStats(0.0, len(item), 1, len(item), len(item))
             elif item[1] is None:
-                stats, bound = _measure(grammar, item[0], bound)
+                one, bound = _measure(grammar, item[0], bound)
             else:
-                stats, bound = _measure_slot(grammar, *item, bound)
-            entropy, mean, count = entropy + stats.entropy, mean + stats.mean_length, count * stats.count
-            low, high = low + stats.min_length, high + stats.max_length
+                one, bound = _measure_slot(grammar, item[0], item[1], bound), bound | {item[0]}
+            entropy, mean, count = entropy + one.entropy, mean + one.mean_length, count * one.count
+            low, high = low + one.min_length, high + one.max_length
         parts.append((entropy, mean, count, low, high))
         afters.add(bound)
     if len(afters) > 1:
-        raise ValueError(f"rule {rule!r}: every template must mention the same new variables, or later slots could not know what is chosen")
+        raise ValueError(f"rule {rule!r}: every template must mention the same new variables")
     (entropies, means, counts, lows, highs), n = zip(*parts), len(parts)
-    return GrammarStats(math.log(n) + sum(entropies) / n, sum(means) / n, sum(counts), min(lows), max(highs)), afters.pop()
+    entropy, mean = math.log(n) + sum(entropies) / n, sum(means) / n
+    return GrammarStats(entropy, mean, sum(counts), min(lows), max(highs)), afters.pop()
 
-# %% ../nbs/02_corpus.ipynb #bdd54edd
-def _measure_slot(grammar: Grammar, name: str, form: str, bound: frozenset) -> tuple[GrammarStats, frozenset]:
+
+def _measure_slot(grammar: Grammar, name: str, form: str, bound: frozenset) -> GrammarStats:
     "A slot costs ln(free entries) when it is first met, and nothing ever after."
-    lengths = [len(entry[form]) for entry in grammar.variables[name]]
-    free = 1
-    if name not in bound:
-        if len({entry[form] for entry in grammar.variables[name]}) < len(lengths):
-            raise ValueError(f"variable {name!r} is first met as {form!r}, which does not tell its entries apart")
-        free = len(lengths) - sum(grammar.variables[other] is grammar.variables[name] for other in bound)
-    return GrammarStats(math.log(free), sum(lengths) / len(lengths), free, min(lengths), max(lengths)), bound | {name}
+    table = grammar.variables[name]
+    lengths = [len(entry[form]) for entry in table]
+    free = 1 if name in bound else len(table) - sum(grammar.variables[other] is table for other in bound)
+    if name not in bound and len({entry[form] for entry in table}) < len(table):
+        raise ValueError(f"variable {name!r}: its first form, {form!r}, does not tell its entries apart")
+    return GrammarStats(math.log(free), sum(lengths) / len(lengths), free, min(lengths), max(lengths))
 
 # %% ../nbs/02_corpus.ipynb #b4394721
 _GIRLS = "Lily, Mia, Nora, Ruby, Tess, Wren, Ada, Bella, Clara, Daisy, Emma, Fern".split(", ")
 _BOYS = "Ben, Finn, Hugo, Jack, Kit, Leo, Max, Otis, Paul, Rory, Sam, Toby".split(", ")
-_NAMES = entries(", ".join([f"{n}/she/She/her" for n in _GIRLS] + [f"{n}/he/He/his" for n in _BOYS]), "she", "She", "her")
+_NAMES = ", ".join([f"{n}/she/She/her" for n in _GIRLS] + [f"{n}/he/He/his" for n in _BOYS])
 _ANIMALS = entries("rabbit, mouse, fox, bear, duck, hen, pig, lamb, goat, mole, frog, badger")
 
 TALE_VARIABLES = {
-    "hero": _NAMES,
+    "hero": entries(_NAMES, "she", "She", "her"),
     "kind": _ANIMALS,  # what the hero is
     "helper": _ANIMALS,  # never of the hero's own kind
     "colour": entries("red, blue, green, yellow, pink, white, golden, striped, purple, brown"),
@@ -226,20 +227,23 @@ TALE_SENTENCES = {
 # %% ../nbs/02_corpus.ipynb #26299b4c
 _WORDS = {
     "trait": "little, brave, shy, clever, merry, sleepy, proud, gentle, curious, quiet, tidy, cheerful",
-    "home": "in a hollow tree, by the sea, under a hill, beside a mill, by the bridge, on a farm, in a red barn, near the lake, on a hill, in a tent",
+    "home": "in a hollow tree, by the sea, under a hill, beside a mill, by the bridge, on a farm, "
+    "in a red barn, near the lake, on a hill, in a tent",
     "weather": "sunny, rainy, windy, foggy, snowy, cold, warm, misty, stormy, bright",
     "daytime": "morning, evening, afternoon, day",
-    "place": "in the meadow, by the river, on the beach, in the garden, at the market, in the forest, by the well, at the fair, "
-    "on the road, in the village, at the harbour, near the castle, in the corn, in the park",
-    "spot": "the gate, the big oak, the stream, the windmill, the stone wall, the haystack, the crossroads, the bakery",
+    "place": "in the meadow, by the river, on the beach, in the garden, at the market, in the forest, "
+    "by the well, at the fair, on the road, in the village, at the harbour, near the castle, in the corn, "
+    "in the park",
+    "spot": "the gate, the big oak, the stream, the windmill, the stone wall, the haystack, the crossroads, "
+    "the bakery",
     "mood": "grumpy, friendly, wise, lonely, busy, tired, jolly, polite, nervous, fat",
-    "hiding": "under a leaf, in a puddle, behind a rock, on a branch, in a nest, beside a log, in the tall grass, inside a boot, "
-    "under a bucket, behind a barrel, in a basket, on top of a fence",
+    "hiding": "under a leaf, in a puddle, behind a rock, on a branch, in a nest, beside a log, "
+    "in the tall grass, inside a boot, under a bucket, behind a barrel, in a basket, on top of a fence",
     "went": "danced, walked, skipped, ran, hopped, hurried",
-    "dream": "the moon, the stars, warm soup, soft snow, summer, flying, honey, far islands, a long song, tomorrow",
+    "dream": "the moon, the stars, warm soup, soft snow, summer, flying, honey, far islands, "
+    "a long song, tomorrow",
 }
 TALE_RULES = TALE_SENTENCES | {rule: words.split(", ") for rule, words in _WORDS.items()}
-
 TALES = Grammar(TALE_RULES, TALE_VARIABLES, start="tale")
 
 # %% ../nbs/02_corpus.ipynb #1aaa71fc
@@ -248,7 +252,8 @@ class ParseError(ValueError):
 
     def __init__(self, text: str, position: int, rule: str, expected: str):
         self.position, self.rule, self.expected = position, rule, expected
-        super().__init__(f"character {position}, rule {rule!r}: expected {expected}, found {text[position : position + 24]!r}")
+        where, found = f"character {position}, rule {rule!r}", text[position : position + 24]
+        super().__init__(f"{where}: expected {expected}, found {found!r}")
 
 
 @dataclass(frozen=True)
@@ -258,72 +263,50 @@ class Derivation:
     nats: float  # -ln p(text): the sum of ln(options) over all choices
     values: dict[str, str]  # variable -> the entry that it took
 
+# %% ../nbs/02_corpus.ipynb #3381f14c
+def parse(
+    text: str,  # one whole text
+    grammar: Grammar = TALES,
+    agreement: bool = True,  # False: let every slot say any entry, whatever was said before
+) -> Derivation:
+    "The one derivation of `text`. Raises ParseError where it leaves the grammar."
 
-def parse(text: str, grammar: Grammar = TALES, agreement: bool = True) -> Derivation:
-    """The one derivation of `text`. Raises ParseError where it leaves the grammar.
-    Args:
-        text: one whole text
-        agreement: False: let every slot say any entry, whatever was said before
-    """
-    end, nats, bound = _parse_rule(grammar, text, 0, grammar.start, {}, agreement)
+    def read(item: str | tuple, start: int, before: dict, rule: str) -> tuple[int, float, dict]:
+        "Try the options in turn: at most one fits. Where none does, the one that got furthest says why."
+        if isinstance(item, str):
+            same = len(os.path.commonprefix([item, text[start : start + len(item)]]))
+            if same < len(item):
+                raise ParseError(text, start + same, rule, repr(item[same:]))
+            return start + same, 0.0, before
+        name, form = item
+        errors, options = [], grammar.options(name, before if agreement else {})
+        for option in options:
+            position, nats, bound = start, math.log(len(options)), before
+            if form is not None:
+                option, bound = [option[form]], before | {name: option}
+            try:
+                for part in option:
+                    position, more, bound = read(part, position, bound, name)
+                    nats += more
+                return position, nats, bound
+            except ParseError as error:
+                errors.append(error)
+        raise max(errors, key=lambda error: error.position)
+
+    end, nats, bound = read((grammar.start, None), 0, {}, grammar.start)
     if end < len(text):
         raise ParseError(text, end, grammar.start, "the end")
     return Derivation(nats, {name: entry[""] for name, entry in bound.items()})
 
-# %% ../nbs/02_corpus.ipynb #3381f14c
-def _parse_rule(grammar: Grammar, text: str, start: int, rule: str, before: dict, agreement: bool) -> tuple[int, float, dict]:
-    "Try the templates in turn: at most one fits. Where none does, the one that got furthest says why."
-    furthest, templates = None, grammar.rules[rule]
-    for template in templates:
-        position, nats, bound = start, math.log(len(templates)), before
-        try:
-            for item in template:
-                if isinstance(item, str):
-                    position, more = _parse_words(text, position, rule, item), 0.0
-                elif item[1] is None:
-                    position, more, bound = _parse_rule(grammar, text, position, item[0], bound, agreement)
-                else:
-                    position, more, bound = _parse_slot(grammar, text, position, rule, item, bound, agreement)
-                nats += more
-            return position, nats, bound
-        except ParseError as error:
-            if furthest is None or error.position > furthest.position:
-                furthest = error
-    raise furthest
-
-
-def _parse_words(text: str, position: int, rule: str, words: str) -> int:
-    "Read literal words; report the first character that differs."
-    same = len(os.path.commonprefix([words, text[position : position + len(words)]]))
-    if same < len(words):
-        raise ParseError(text, position + same, rule, repr(words[same:]))
-    return position + same
-
-
-def _parse_slot(grammar: Grammar, text: str, position: int, rule: str, slot: tuple, bound: dict, agreement: bool) -> tuple[int, float, dict]:
-    "Read what a variable says: what it said before or, when it is first met, any entry that is free."
-    name, form = slot
-    known = agreement and name in bound
-    free = [bound[name]] if known else grammar.free(name, bound if agreement else {})
-    for entry in free:
-        if text.startswith(entry[form], position):
-            return position + len(entry[form]), math.log(len(free)), {**bound, name: entry}
-    raise ParseError(text, position, rule, f"{free[0][form]!r} again" if known else f"a {name} such as {free[0][form]!r}")
-
 # %% ../nbs/02_corpus.ipynb #7f75a99b
-def tale_level(text: str) -> str:
-    """How much of a tale is right: its words and sentences (well-formed), and its name, pronouns, object and count too (consistent).
-    Args:
-        text: one tale, without the newline that ends it
-    Returns:
-        "consistent", "well-formed" or "broken"
-    """
+def tale_level(
+    text: str,  # one tale, without the newline that ends it
+) -> str:  # "consistent", "well-formed" or "broken"
+    "Well-formed: words and sentences are right. Consistent: name, pronouns, object and count are right too."
     for level, agreement in (("consistent", True), ("well-formed", False)):
-        try:
+        with suppress(ParseError):
             parse(text, agreement=agreement)
             return level
-        except ParseError:
-            pass
     return "broken"
 
 

@@ -1,4 +1,5 @@
 """Ids on disk are what was put there, whatever interrupts; batches are what a loop would give."""
+
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from itertools import islice
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt import data as data_module
+from nanogpt import prepare as prepare_module
 from nanogpt.corpus import Corpus, tales
 from nanogpt.data import (
     Prefetcher,
@@ -33,6 +35,9 @@ from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt.vocab import get_tokenizer
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:validation has only")  # most corpora here are tiny
+
+
 def raw(folder, ids, split="train") -> TokenDataset:
     "A raw nanoGPT file."
     np.array(ids, dtype=np.uint16).tofile(folder / f"{split}.bin")
@@ -46,7 +51,9 @@ def all_ids(data: TokenDataset) -> np.ndarray:
 def words(count: int, seed: int = 0) -> Corpus:
     "Documents of very different lengths."
     rng = random.Random(seed)
-    texts = [" ".join(rng.choices(["blue", "bird", "é", "x9", "\n"], k=rng.randint(1, 200))) for _ in range(count)]
+    texts = [
+        " ".join(rng.choices(["blue", "bird", "é", "x9", "\n"], k=rng.randint(1, 200))) for _ in range(count)
+    ]
     return Corpus("words", lambda: iter(texts), end="\x1c")
 
 
@@ -54,7 +61,9 @@ def same_files(one, two) -> bool:
     return {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
 
 
-@pytest.mark.parametrize("vocab_size, dtype", [(1, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"), (65537, "uint32")])
+@pytest.mark.parametrize(
+    "vocab_size, dtype", [(1, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"), (65537, "uint32")]
+)
 def test_dtype(vocab_size, dtype):
     assert dtype_for(vocab_size) == dtype
 
@@ -62,7 +71,9 @@ def test_dtype(vocab_size, dtype):
 def documents_of(folder, split) -> list[str]:
     "The documents of a split, read back with the byte tokenizer."
     ids = all_ids(TokenDataset(folder, split))
-    return [ByteTokenizer().decode(part) for part in np.split(ids, np.flatnonzero(ids == 256)) if len(part) > 1]
+    return [
+        ByteTokenizer().decode(part) for part in np.split(ids, np.flatnonzero(ids == 256)) if len(part) > 1
+    ]
 
 
 def test_prepare_and_read_back(tmp_path):
@@ -74,9 +85,15 @@ def test_prepare_and_read_back(tmp_path):
         ids = all_ids(data)
         assert ids[0] == ids[-1] == tokenizer.eot and len(ids) == info["tokens"] == info["characters"]
         assert len(data.document_starts) == len(texts[split]) == info["documents"]
-        assert texts[split] == [text for text in corpus.documents() if split_of(text, 0.1) == split], "in the order of the corpus"
+        assert texts[split] == [text for text in corpus.documents() if split_of(text, 0.1) == split], (
+            "in the order of the corpus"
+        )
     assert 10 < len(texts["val"]) < 60
-    assert meta["floor"] == corpus.floor and meta["dtype"] == "uint16" and meta["tokenizer"] == tokenizer.fingerprint
+    assert (
+        meta["floor"] == corpus.floor
+        and meta["dtype"] == "uint16"
+        and meta["tokenizer"] == tokenizer.fingerprint
+    )
     assert meta["source"] == corpus.source and verify(tmp_path) == [] and is_prepared(tmp_path)
 
 
@@ -97,7 +114,9 @@ def test_few_documents_are_cut_at_their_ends(tmp_path):
 
 def test_characters_equal_tokens_for_characters(tmp_path):
     for corpus in (tales(200), Corpus("one", lambda: iter(["some text without an end " * 9]))):
-        meta = prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), tmp_path / corpus.name)
+        meta = prepare(
+            corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), tmp_path / corpus.name
+        )
         assert all(info["tokens"] == info["characters"] for info in meta["splits"].values())
 
 
@@ -116,11 +135,12 @@ class TestPieces:
 
     @classmethod
     def tokenizer(cls):
-        cls._tokenizer = cls._tokenizer or train_bpe("ab ab  ab a b b\n\n ba'a .. . 1 11  é字é 字 " * 20, 400)
+        text = "ab ab  ab a b b\n\n ba'a .. . 1 11  é字é 字 " * 20
+        cls._tokenizer = cls._tokenizer or train_bpe(text, 400)
         return cls._tokenizer
 
     def test_one_long_document_equals_the_whole(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(data_module, "LONG", 100)
+        monkeypatch.setattr(prepare_module, "LONG", 100)
         text = "one long document, ab ab\n\n  ab'a of 11 words " * 50
         tokenizer = self.tokenizer()
         prepare(Corpus("long", lambda: iter([text])), tokenizer, tmp_path, shard_tokens=64)
@@ -131,7 +151,7 @@ class TestPieces:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_and_shards_change_nothing(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(data_module, "LONG", 2_000)
+    monkeypatch.setattr(prepare_module, "LONG", 2_000)
     corpus = words(300)
     tokenizer = CharTokenizer.from_text(corpus.documents(), corpus.end)
     prepare(corpus, tokenizer, tmp_path / "one", workers=1)
@@ -147,16 +167,17 @@ def test_processes_and_shards_change_nothing(tmp_path, monkeypatch, workers):
 SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
-from nanogpt import data
+from nanogpt import prepare
 from nanogpt.corpus import Corpus, tales
 from nanogpt.tokenizer import ByteTokenizer
-data.LONG = 5_000
+prepare.LONG = 5_000
 def documents():
     for i, text in enumerate(tales(1500).documents()):
         if i % 10 == 0:
             time.sleep(0.005)
         yield text
-data.prepare(Corpus("slow", documents), ByteTokenizer(), sys.argv[1], workers=int(sys.argv[2]), shard_tokens=10_000)
+corpus, workers = Corpus("slow", documents), int(sys.argv[2])
+prepare.prepare(corpus, ByteTokenizer(), sys.argv[1], workers=workers, shard_tokens=10_000)
 """
 
 
@@ -201,13 +222,19 @@ def test_other_data_is_not_replaced_unasked(tmp_path):
     prepare(tales(200), ByteTokenizer(), tmp_path, shard_tokens=10_000)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     prepare(tales(200), ByteTokenizer(), tmp_path, shard_tokens=10_000)
-    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}, "the same data is left as it is"
-    with pytest.raises(ValueError, match="prepared with another source; choose another out_dir, or set overwrite"):
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}, (
+        "the same data is left as it is"
+    )
+    with pytest.raises(
+        ValueError, match="prepared with another source; choose another out_dir, or set overwrite"
+    ):
         prepare(tales(201), ByteTokenizer(), tmp_path)
     assert verify(tmp_path) == []
     meta = prepare(tales(150), get_tokenizer("char", tales(150).documents(), "\n"), tmp_path, overwrite=True)
     names = {shard["file"] for split in meta["splits"].values() for shard in split["shards"]}
-    assert {path.name for path in tmp_path.iterdir()} == names | {"meta.json", "tokenizer.json"} and verify(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == names | {"meta.json", "tokenizer.json"} and verify(
+        tmp_path
+    ) == []
 
 
 def test_a_lost_shard_is_made_again(tmp_path):
@@ -244,7 +271,12 @@ def test_bad_input_is_named(tmp_path):
         prepare(tales(3), Liar(), tmp_path / "liar")
     for workers in (1, 2):
         with pytest.raises(ValueError, match="document 1: character 2 is .*surrogate"):
-            prepare(Corpus("half", lambda: iter(["fine", "ab\ud800"])), ByteTokenizer(), tmp_path / "half", workers=workers)
+            prepare(
+                Corpus("half", lambda: iter(["fine", "ab\ud800"])),
+                ByteTokenizer(),
+                tmp_path / "half",
+                workers=workers,
+            )
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         prepare(tales(3), ByteTokenizer(), tmp_path / "file")
@@ -277,7 +309,10 @@ def test_damage_is_found(tmp_path):
     good, meta = path.read_bytes(), json.loads(manifest.read_text(encoding="utf-8"))
     for position in (0, 100, len(good) - 1):
         path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
-        assert len(verify(tmp_path)) == 1 and "train-00001.bin has changed since it was prepared" in verify(tmp_path)[0]
+        assert (
+            len(verify(tmp_path)) == 1
+            and "train-00001.bin has changed since it was prepared" in verify(tmp_path)[0]
+        )
     path.write_bytes(good[:-2])
     assert "train-00001.bin has" in verify(tmp_path)[0]
     with pytest.raises(ValueError, match="meta.json says"):
@@ -306,9 +341,17 @@ def test_damage_is_found(tmp_path):
     documents=st.lists(st.text("abc", min_size=1, max_size=12), min_size=2, max_size=12),
     batch_size=st.integers(1, 5), block_size=st.integers(1, 9), shard_tokens=st.integers(1, 30),
 )  # fmt: skip
-def test_all_batches_predicts_every_token_once(tmp_path_factory, aligned, documents, batch_size, block_size, shard_tokens):
+def test_all_batches_predicts_every_token_once(
+    tmp_path_factory, aligned, documents, batch_size, block_size, shard_tokens
+):
     folder = tmp_path_factory.mktemp("data")
-    prepare(Corpus("c", lambda: iter([*documents, "abab"])), CharTokenizer("\nabc", eot="\n"), folder, 0.5, shard_tokens=shard_tokens)
+    prepare(
+        Corpus("c", lambda: iter([*documents, "abab"])),
+        CharTokenizer("\nabc", eot="\n"),
+        folder,
+        0.5,
+        shard_tokens=shard_tokens,
+    )
     data = TokenDataset(folder)
     if len(data) < block_size + 1:
         return
@@ -331,7 +374,10 @@ def some_tales(tmp_path_factory):
 def test_aligned_windows_begin_at_documents(some_tales):
     x, y = next(Sampler(some_tales, 64, 100, aligned=True))
     assert (x[:, 0] == some_tales.eot).all() and (y[:, 0] != some_tales.eot).all()
-    for x, y in [*all_batches(some_tales, 8, 400, aligned=True), next(Sampler(some_tales, 64, 400, epochs=True, aligned=True))]:
+    for x, y in [
+        *all_batches(some_tales, 8, 400, aligned=True),
+        next(Sampler(some_tales, 64, 400, epochs=True, aligned=True)),
+    ]:
         assert (x[:, 0] == some_tales.eot).all() and ((y == some_tales.eot).sum(1) == 1).all()
 
 
@@ -339,7 +385,9 @@ def test_random_windows_are_any_windows(tmp_path):
     x, y = next(Sampler(raw(tmp_path, range(12)), 1000, 4))
     assert (y == x + 1).all() and set(x[:, 0].tolist()) == set(range(8)), "every start, the last one too"
     counts = np.bincount(x[:, 0], minlength=8)
-    assert ((counts - 125) ** 2 / 125).sum() < 24.3, "chi-square with 7 degrees of freedom: 1 in 1,000 seeds is above"
+    assert ((counts - 125) ** 2 / 125).sum() < 24.3, (
+        "chi-square with 7 degrees of freedom: 1 in 1,000 seeds is above"
+    )
 
 
 @pytest.mark.parametrize("length, block_size", [(1000, 7), (50, 7), (9, 8), (8, 7), (15, 7), (16, 7)])
@@ -368,7 +416,9 @@ def test_ranks_deal_the_windows_of_one(some_tales, epochs, aligned):
     ranks = [Sampler(some_tales, 2, 50, 5, epochs, aligned, rank, 4) for rank in range(4)]
     for x, y in islice(one, 200):
         batches = [next(rank) for rank in ranks]
-        assert torch.equal(x, torch.cat([x for x, _ in batches])) and torch.equal(y, torch.cat([y for _, y in batches]))
+        assert torch.equal(x, torch.cat([x for x, _ in batches])) and torch.equal(
+            y, torch.cat([y for _, y in batches])
+        )
 
 
 @pytest.mark.parametrize("epochs", [False, True])
@@ -413,3 +463,121 @@ def test_a_second_preparation_waits(tmp_path):
 def test_a_sampler_state_that_is_none_is_refused(some_tales):
     with pytest.raises(KeyError, match="drawn"):
         Prefetcher(Sampler(some_tales, 4, 30)).load_state_dict({})
+
+
+@pytest.mark.parametrize("kind", [np.array, lambda ids: np.array(ids, np.uint8), torch.tensor, list])
+def test_ids_in_memory_are_a_data_set(tmp_path, kind):
+    "Every consumer gives what it gives for the same ids on disk."
+    ids = np.random.default_rng(0).integers(0, 9, 500)
+    ids[::50] = 9
+    np.array(ids, np.uint16).tofile(tmp_path / "train.bin")
+    ours, file = TokenDataset(kind(ids.tolist()), vocab_size=10, eot=9), TokenDataset(tmp_path, eot=9)
+    assert len(ours) == 500 and (all_ids(ours) == ids).all()
+    assert ours.document_starts.tolist() == list(range(0, 500, 50))
+    for aligned in (False, True):
+        for epochs in (False, True):
+            for options in ({"rank": 0}, {"rank": 1, "world_size": 3}):
+                pairs = [Sampler(data, 4, 20, 3, epochs, aligned, **options) for data in (ours, file)]
+                for (x, y), (v, w) in islice(zip(*map(Prefetcher, pairs)), 50):
+                    assert torch.equal(x, v) and torch.equal(y, w) and x.dtype == torch.int64
+        batches = [list(all_batches(data, 7, 30, aligned)) for data in (ours, file)]
+        assert all(torch.equal(x, v) and torch.equal(y, w) for (x, y), (v, w) in zip(*batches, strict=True))
+
+
+def test_raw_files_of_any_width_are_read(tmp_path):
+    ids = np.array([1, 70_000, 3, 100_000])
+    ids.astype(np.uint32).tofile(tmp_path / "train.bin")
+    for data in (
+        TokenDataset(tmp_path, dtype="uint32"),
+        TokenDataset(tmp_path / "train.bin", dtype=np.uint32),
+    ):
+        assert (all_ids(data) == ids).all() and data.dtype == np.uint32
+    assert len(TokenDataset(tmp_path)) == 8, "two bytes an id, where nothing else is said"
+    with pytest.raises(ValueError, match="holds id 100000, but the vocabulary has 80000 ids"):
+        TokenDataset(tmp_path, dtype="uint32", vocab_size=80_000).read([0], 4)
+    with pytest.raises(ValueError, match="ids are integers, got the type float32"):
+        TokenDataset(tmp_path, dtype="float32")
+    with pytest.raises(TypeError, match="tokens"):
+        TokenDataset(tmp_path, dtype="tokens")
+    prepare(tales(200), ByteTokenizer(), tmp_path / "prepared")
+    (shard, *_) = (tmp_path / "prepared").glob("train-*.bin")
+    one = TokenDataset(shard)
+    assert (all_ids(one) == all_ids(TokenDataset(tmp_path / "prepared"))).all(), (
+        "the manifest beside it is heeded"
+    )
+    assert one.eot == 256 and one.vocab_size == 257 and one.info == {}
+
+
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ([], "ids must be one row that is not empty, got the shape .0,."),
+        ([[1, 2], [3, 4]], "got the shape .2, 2."),
+        (3, "got the shape .."),
+        ([0.0, 1.0], "ids are integers, got the type float64"),
+        ([True, False], "ids are integers, got the type bool"),
+        (["a", "b"], "ids are integers, got the type <U1"),
+        ([1, -2, 3], "the array holds id -2; ids are 0 or more"),
+        ([1, 2, 10], "the array holds id 10, but the vocabulary has 10 ids"),
+        ([1, 2], r"the array has 2 train tokens, fewer than block_size \+ 1 = 3"),
+    ],
+)
+def test_what_is_no_row_of_ids_is_named(ids, message):
+    with pytest.raises(ValueError, match=message):
+        next(Sampler(TokenDataset(ids, vocab_size=10), 8, 2))
+
+
+def test_anything_that_gives_batches_is_prefetched():
+    pairs = [(torch.full((2, 3), i), torch.full((2, 3), i + 1)) for i in range(5)]
+    loader = torch.utils.data.DataLoader(pairs, batch_size=None)
+    for source in (pairs, iter(pairs), (pair for pair in pairs), loader):
+        batches = Prefetcher(source)
+        for x, y in pairs:
+            one, two = next(batches)
+            assert torch.equal(one, x) and torch.equal(two, y) and batches.state_dict() == {}
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                next(batches)
+    batches = Prefetcher(pairs)
+    batches.load_state_dict({})
+    assert len(list(batches)) == 5, "a source without a state is left where it is"
+
+
+def test_the_state_of_any_source_is_that_of_the_reader():
+    class Counter:
+        "A loader whose state is where its next iterator begins."
+
+        begin = 0
+
+        def __iter__(self):
+            while True:
+                self.begin += 1
+                yield torch.tensor([[self.begin]]), torch.tensor([[-self.begin]])
+
+        def state_dict(self):
+            return {"begin": self.begin}
+
+        def load_state_dict(self, state):
+            self.begin = state["begin"]
+
+    batches = Prefetcher(Counter())
+    assert [next(batches)[0].item() for _ in range(3)] == [1, 2, 3] and batches.state_dict() == {"begin": 3}
+    batches.load_state_dict({"begin": 40})
+    assert batches.state_dict() == {"begin": 40} and next(batches)[0].item() == 41
+
+
+def test_too_little_validation_is_said(tmp_path):
+    with pytest.warns(
+        UserWarning, match="validation has only 26 tokens, .*more text, or a val_fraction above 0.1"
+    ):
+        meta = prepare(
+            Corpus("note", lambda: iter(["a line of text\n" * 16])), ByteTokenizer(), tmp_path / "note"
+        )
+    assert meta["splits"]["val"]["tokens"] == 26 and is_prepared(tmp_path / "note")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(tales(200), ByteTokenizer(), tmp_path / "tales")
+    with pytest.raises(
+        ValueError, match="has no text for the split 'val'; use more text or another val_fraction"
+    ):
+        prepare(Corpus("letter", lambda: iter(["a"])), ByteTokenizer(), tmp_path / "letter")
