@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any, IO
 
 # %% ../nbs/tools/files.ipynb #d65d3946
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Write to a temporary file, `fsync` it, then rename it to `path`: after a crash the old file or the new one is there, whole.
+    """Write to a temporary file, sync, rename: after a crash the old file or the new one is there, whole.
     Args:
         path: the file to replace; its folder is made where it is missing
         mode: "w" for UTF-8 text, "wb" for bytes
@@ -26,43 +26,35 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with open(temporary, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        if os.name != "nt":  # make the rename durable; Windows cannot open folders and does not need it
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None and error.errno:  # a full disk does not say whose disk
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        if isinstance(error, OSError) and error.filename is None and error.errno:
+            raise OSError(
+                error.errno, error.strerror, str(path)
+            ) from error  # a full disk does not say whose disk
         raise
-
-
-def _fsync_folder(folder: Path):
-    "Make a rename durable. Windows cannot open folders and does not need it."
-    if os.name != "nt":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 # %% ../nbs/tools/files.ipynb #fafe44a0
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, read in pieces so that its size does not matter.
-    Args:
-        path: any file
+    """SHA-256 of a file of any size.
     Returns:
         64 hexadecimal digits
     """
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_dir() -> Path:

@@ -29,7 +29,7 @@ from .files import atomic_write
 from .layouts import Piece, config_from_huggingface, config_to_huggingface, huggingface_layout
 from .model import GPT
 from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, merge_piece
-from .vocab import TiktokenTokenizer, Tokenizer
+from .vocab import TiktokenTokenizer, Tokenizer, bpe_from_gpt2_files, to_huggingface
 
 # %% ../nbs/13_hub.ipynb #b4394721
 _WANTED = ["config.json", "model*.safetensors", "model*.safetensors.index.json", "tokenizer*.json", "vocab.json", "merges.txt"]
@@ -271,11 +271,11 @@ def _as_bpe(tokenizer: Tokenizer) -> BPETokenizer:
     if isinstance(tokenizer, BPETokenizer):
         return tokenizer
     if isinstance(tokenizer, ByteTokenizer):
-        return BPETokenizer({b: bytes([b]) for b in range(256)}, [], ["<|endoftext|>"])
+        return BPETokenizer([], ["<|endoftext|>"])
     if isinstance(tokenizer, TiktokenTokenizer) and tokenizer.name == "gpt2":
-        vocab = {i: tokenizer.encoding.decode_single_token_bytes(i) for i in range(tokenizer.eot)}
-        ids = {token: i for i, token in vocab.items()}
-        return BPETokenizer(vocab, [tuple(merge_piece(token, ids, i)) for token, i in ids.items() if len(token) > 1], ["<|endoftext|>"])
+        ids = {tokenizer.encoding.decode_single_token_bytes(i): i for i in range(tokenizer.vocab_size - 1)}
+        merges = [tuple(merge_piece(token, ids, i)) for token, i in ids.items() if len(token) > 1]
+        return BPETokenizer(merges, tokenizer.special_ids, [ids[bytes([b])] for b in range(256)])
     name = tokenizer.to_dict().get("name", type(tokenizer).__name__)
     raise ValueError(f"tokenizer {name!r} cannot be written as a tokenizer.json; it can be characters, bytes, byte-pair encoding or 'gpt2'")
 
@@ -291,7 +291,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, config: GPTConfig) -> in
         _write_json(folder / "tokenizer.json", _characters_to_huggingface(tokenizer))
     else:
         tokenizer = _as_bpe(tokenizer)
-        tokenizer.save_huggingface(folder / "tokenizer.json")
+        _write_json(folder / "tokenizer.json", to_huggingface(tokenizer))
     end = {} if tokenizer.eot is None else dict.fromkeys(("bos_token", "eos_token"), tokenizer.decode([tokenizer.eot]))
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}
     _write_json(folder / "tokenizer_config.json", {**options, **end})
@@ -324,7 +324,7 @@ def _bpe_from_huggingface(ids: dict[str, int], merges: list[str | list[str]]) ->
         vocab_json, merges_txt = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         vocab_json.write_text(json.dumps(ids), encoding="utf-8")
         merges_txt.write_text("\n".join(["#version: 0.2", *lines]), encoding="utf-8")
-        return BPETokenizer.from_gpt2_files(vocab_json, merges_txt)
+        return bpe_from_gpt2_files(vocab_json, merges_txt)
 
 # %% ../nbs/13_hub.ipynb #67d46785
 def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
@@ -338,7 +338,7 @@ def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
     if not (folder / "tokenizer.json").exists():
         if lost := [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]:
             raise FileNotFoundError(f"there is no tokenizer.json in {folder}, and no {lost[0]}; name a folder that holds a tokenizer")
-        return BPETokenizer.from_gpt2_files(folder / "vocab.json", folder / "merges.txt")
+        return bpe_from_gpt2_files(folder / "vocab.json", folder / "merges.txt")
     match _read_json(folder / "tokenizer.json"):
         case {"model": {"type": "WordLevel", "vocab": {**ids}}, "pre_tokenizer": cut} if cut == _EACH_CHARACTER:
             return CharTokenizer("".join(sorted(ids, key=ids.get)), _read_json(folder / "tokenizer_config.json").get("eos_token"))
