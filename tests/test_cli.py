@@ -356,6 +356,7 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["train", "demo", "--n-layer", "0"], "n_layer must be at least 1, got 0"),
         (["train", "demo", "--n-head", "-4"], "n_head must be at least 1, got -4"),
         (["train", "own"], "nanogpt train --corpus my_texts/"),
+        (["train", "demo", "--init-from", "resmue"], "there is no resmue to start from; did you mean 'resume'?"),
         (["train", "--corpus", "short.txt"], "too few to learn from"),
         (["train", "--config=run.toml", "demo"], "the preset comes first: nanogpt train demo"),
         (["train", "demo", "--init-from", "resume"], "no checkpoint at"),
@@ -585,7 +586,7 @@ def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
         json.loads((tmp_path / "tuned" / "config.json").read_text(encoding="utf-8"))["model"]["n_layer"] == 2
     )
     assert nanogpt(*flags, "--resume", "auto", "--max-iters", 6).returncode == 0
-    assert "no checkpoint at nowhere" in failure(
+    assert "there is no folder nowhere and no such checkpoint" in failure(
         nanogpt(*TRAIN, "--init-from", "nowhere", "--out-dir", "other")
     )
     assert "did you mean 'resume'?" in failure(nanogpt(*TRAIN, "--init-from", "resmue", "--out-dir", "other"))
