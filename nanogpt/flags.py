@@ -7,6 +7,7 @@ __all__ = ['GROUPS', 'metavar', 'comments', 'command', 'run_flags', 'in_flags', 
 
 # %% ../nbs/tools/flags.ipynb #1d9b3f2e
 import contextlib
+import difflib
 import io
 import re
 import shlex
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass
 from inspect import getsource
 from itertools import pairwise
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -180,7 +182,7 @@ def parse_run(args: list[str], command: str, description: str | None = None) -> 
         ways = "your own text with --corpus my_texts/, or a file with --config run.toml"
         raise ValueError(f"name a preset: {', '.join(PRESETS)}; or {ways}")
     base = get_preset(preset) if preset not in ("", "own") else None
-    if not file and not base and not help:
+    if not base and not help and (preset == "own" or not file):
         if not corpus:
             raise ValueError("own is for your own text: nanogpt train --corpus my_texts/")
         preset, base = "own", own_preset(corpus)
@@ -189,4 +191,8 @@ def parse_run(args: list[str], command: str, description: str | None = None) -> 
     if flags.preset != preset:
         raise ValueError(f"the preset comes first: nanogpt {command} {flags.preset}")
     values = {name: value for group in GROUPS for name, value in vars(getattr(flags, group)).items()}
-    return config_from_dict(values, base, command)
+    config = config_from_dict(values, base, command)
+    source, near = config.init_from, difflib.get_close_matches(config.init_from, ("scratch", "resume"), n=1)
+    if near and near[0] != source and not Path(source).exists():
+        raise ValueError(f"there is no {source} to start from; did you mean {near[0]!r}?")
+    return config

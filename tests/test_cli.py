@@ -1,4 +1,5 @@
 """The command line: what it does, and what it says when it can't."""
+
 import json
 import re
 import shutil
@@ -15,16 +16,25 @@ from nanogpt.config import GPTConfig
 from nanogpt.flags import GROUPS, comments, in_flags
 from nanogpt.recipe import TrainConfig
 
-OFFLINE = {"NANOGPT_CACHE": "absent", "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+OFFLINE = {
+    "NANOGPT_CACHE": "absent",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+}
 
 
-TRAIN = ["train", "demo", "--corpus", "text.txt", "--tokenizer", "char", "--no-aligned", "--out-dir", "run", *TINY_FLAGS]
+TRAIN = [
+    "train", "demo", "--corpus", "text.txt", "--tokenizer", "char", "--no-aligned", "--out-dir", "run",
+    *TINY_FLAGS,
+]
 
 
 @pytest.fixture
 def trained(nanogpt, tmp_path):
     "A tiny run on a text file, made by the command itself."
-    (tmp_path / "text.txt").write_text("Once there was a small text about a small model. " * 60, encoding="utf-8")
+    (tmp_path / "text.txt").write_text(
+        "Once there was a small text about a small model. " * 60, encoding="utf-8"
+    )
     done = nanogpt(*TRAIN)
     assert done.returncode == 0, done.stderr
     return done
@@ -50,17 +60,24 @@ def test_help_and_version(capsys):
 def test_every_command_has_help_and_shows_it_at_once(command):
     "Torch takes seconds to import; whoever asks for help should not wait for it."
     code = (
-        f"import sys; from nanogpt.cli import main\ntry: main([{command!r}, '--help'])\nexcept SystemExit as e: assert not e.code\n"
-        "slow = {'torch', 'numpy', 'matplotlib', 'tiktoken', 'tqdm'} & sys.modules.keys(); assert not slow, slow"
+        f"import sys; from nanogpt.cli import main\ntry: main([{command!r}, '--help'])\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        "slow = {'torch', 'numpy', 'matplotlib', 'tiktoken', 'tqdm'} & sys.modules.keys()\n"
+        "assert not slow, slow"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert f"usage: nanogpt {command}" in done.stdout and f"Example: nanogpt {command}" in done.stdout.replace('eval "$(', "")
+    assert (
+        f"usage: nanogpt {command}" in done.stdout
+        and f"Example: nanogpt {command}" in done.stdout.replace('eval "$(', "")
+    )
 
 
 @pytest.mark.parametrize("module", ["nanogpt", "nanogpt.cli"])
 def test_python_m(module, tmp_path):
-    done = subprocess.run([sys.executable, "-m", module, "--version"], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0 and done.stdout.startswith("nanogpt ")
 
 
@@ -68,7 +85,13 @@ def test_help_of_train_has_groups_ranges_and_a_line_for_each_flag(nanogpt):
     printed = nanogpt("train", "demo", "--help").stdout
     titles = re.findall(r"─ (\w+) options ─", printed)
     assert titles == ["data", "model", "optimisation", "machine", "logging"]
-    for words in ("--n-layer INT≥1", "--dropout FLOAT≥0,<1", "--norm {layer,rms}", "--data-dir FOLDER", "--config FILE"):
+    for words in (
+        "--n-layer INT≥1",
+        "--dropout FLOAT≥0,<1",
+        "--norm {layer,rms}",
+        "--data-dir FOLDER",
+        "--config FILE",
+    ):
         assert words in printed
     assert re.search(r"--n-layer INT≥1 +blocks \(default: 3\)", printed), "the demo's"
     notes = comments(TrainConfig) | comments(GPTConfig)
@@ -78,10 +101,15 @@ def test_help_of_train_has_groups_ranges_and_a_line_for_each_flag(nanogpt):
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 def test_completion_of_commands_and_flags(nanogpt, tmp_path):
     script = nanogpt("completion", "bash").stdout
-    cases = {"nanogpt sam": "sample", "nanogpt train --n-l": "--n-layer", "nanogpt sample --temp": "--temperature"}
+    cases = {
+        "nanogpt sam": "sample",
+        "nanogpt train --n-l": "--n-layer",
+        "nanogpt sample --temp": "--temperature",
+    }
     for line, full in cases.items():
         words = line.split()
-        code = f'{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tyro_nanogpt; echo "${{COMPREPLY[@]}}"'
+        ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tyro_nanogpt"
+        code = f'{script}\n{ask}\necho "${{COMPREPLY[@]}}"'
         (tmp_path / "complete.sh").write_text(code, encoding="utf-8")
         done = subprocess.run(["bash", "complete.sh"], cwd=tmp_path, capture_output=True, encoding="utf-8")
         assert done.stdout.split() == [full], done.stderr
@@ -123,7 +151,14 @@ def test_unexpected_errors_are_one_line_too(monkeypatch, capsys):
 
 
 def test_times_are_for_people():
-    hours = {929_000: "106 years", 100: "4.2 days", 48: "2.0 days", 47: "47 hours", 0.5: "30 minutes", 1e-5: "0.0 seconds"}
+    hours = {
+        929_000: "106 years",
+        100: "4.2 days",
+        48: "2.0 days",
+        47: "47 hours",
+        0.5: "30 minutes",
+        1e-5: "0.0 seconds",
+    }
     assert {number: human_time(number) for number in hours} == hours
 
 
@@ -133,13 +168,21 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
 
     text = nanogpt("sample", "run", "--prompt", "Once", "--num-samples", 2, "--max-new-tokens", 40)
     assert text.returncode == 0 and text.stdout.count("Once") >= 2
-    assert nanogpt("sample", "run", "--prompt", "Once", "--num-samples", 2, "--max-new-tokens", 40).stdout == text.stdout, "same seed"
+    assert (
+        nanogpt("sample", "run", "--prompt", "Once", "--num-samples", 2, "--max-new-tokens", 40).stdout
+        == text.stdout
+    ), "same seed"
     assert nanogpt("sample", "run", "--seed", 2).stdout != nanogpt("sample", "run").stdout
 
     printed = nanogpt("eval", "run").stdout
     assert "nats/token" in printed and "nats/char" in printed
-    best = min(json.loads(line)["val_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    assert abs(float(re.search(r"val loss ([\d.]+)", printed)[1]) - best) < 0.2, "a few batches against the whole split"
+    best = min(
+        json.loads(line)["val_loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    assert abs(float(re.search(r"val loss ([\d.]+)", printed)[1]) - best) < 0.2, (
+        "a few batches against the whole split"
+    )
     assert "parameters" in nanogpt("info", "run").stdout
     assert re.search(r"'val'\): [\d,]+ tokens in 1 shard, uint8", nanogpt("info", "data/text-char").stdout)
     assert "presets" in nanogpt("info").stdout
@@ -148,24 +191,39 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
 def test_ways_to_sample(trained, nanogpt, tmp_path):
     (tmp_path / "story.txt").write_text("Once there was", encoding="utf-8")
     from_file = nanogpt("sample", "run", "--prompt-file", "story.txt", "--max-new-tokens", 20)
-    assert from_file.returncode == 0 and from_file.stdout == nanogpt("sample", "run", "--prompt", "Once there was", "--max-new-tokens", 20).stdout
-    greedy = ["sample", "run", "--prompt", "Once", "--temperature", 0, "--num-samples", 1, "--max-new-tokens", 20]
+    assert (
+        from_file.returncode == 0
+        and from_file.stdout
+        == nanogpt("sample", "run", "--prompt", "Once there was", "--max-new-tokens", 20).stdout
+    )
+    greedy = [
+        "sample", "run", "--prompt", "Once", "--temperature", 0, "--num-samples", 1, "--max-new-tokens", 20,
+    ]
     for flags in (["--top-p", 0.001], ["--min-p", 1], ["--top-k", 1]):
         drawn = nanogpt(*[1 if flag == 0 else flag for flag in greedy], *flags)
         assert drawn.stdout == nanogpt(*greedy).stdout, "these leave the best token only"
     assert nanogpt(*greedy, "--repetition-penalty", 5).stdout != nanogpt(*greedy).stdout
     whole = nanogpt(*greedy).stdout
-    assert nanogpt(*greedy, "--stop", whole[9:12]).stdout.startswith(whole[:9] + "\n---"), "the text ends before the stop string"
+    assert nanogpt(*greedy, "--stop", whole[9:12]).stdout.startswith(whole[:9] + "\n---"), (
+        "the text ends before the stop string"
+    )
     assert nanogpt(*greedy, "--int8").returncode == 0
 
 
 def test_chat_takes_turns(trained, nanogpt):
-    done = nanogpt("sample", "run", "--chat", "--max-new-tokens", 15, "--temperature", 0, input="Once there\n\n was\n" + "a small text " * 10 + "\n")
+    done = nanogpt(
+        "sample", "run", "--chat", "--max-new-tokens", 15, "--temperature", 0,
+        input="Once there\n\n was\n" + "a small text " * 10 + "\n",
+    )
     assert done.returncode == 0, done.stderr
     odd = nanogpt("sample", "run", "--chat", "--max-new-tokens", 5, input="Once \u00fc\nOnce\n")
-    assert odd.returncode == 0 and "not in the vocabulary" in odd.stdout and odd.stdout.count("\n> ") == 3, "a bad line is told and left out"
+    assert odd.returncode == 0 and "not in the vocabulary" in odd.stdout and odd.stdout.count("\n> ") == 3, (
+        "a bad line is told and left out"
+    )
     turns = done.stdout.split("\n> ")
-    assert len(turns) == 6 and all(len(turn) == 15 for turn in turns[1:5]), "an empty line goes on; a long text is cropped"
+    assert len(turns) == 6 and all(len(turn) == 15 for turn in turns[1:5]), (
+        "an empty line goes on; a long text is cropped"
+    )
 
 
 def test_export_and_back(trained, nanogpt, tmp_path):
@@ -173,9 +231,14 @@ def test_export_and_back(trained, nanogpt, tmp_path):
     assert done.returncode == 0 and "AutoModelForCausalLM" in done.stdout
     flags = ["--prompt", "Once", "--temperature", 0, "--num-samples", 1, "--max-new-tokens", 30]
     ours = nanogpt("sample", "run", *flags)
-    assert nanogpt("sample", "theirs", *flags).stdout == ours.stdout, nanogpt("sample", "theirs", *flags).stderr
+    assert nanogpt("sample", "theirs", *flags).stdout == ours.stdout, nanogpt(
+        "sample", "theirs", *flags
+    ).stderr
     assert "parameters" in nanogpt("info", "theirs").stdout
-    assert nanogpt("eval", "theirs", "--data-dir", "data/text-char").stdout.split()[2] == nanogpt("eval", "run").stdout.split()[2]
+    assert (
+        nanogpt("eval", "theirs", "--data-dir", "data/text-char").stdout.split()[2]
+        == nanogpt("eval", "run").stdout.split()[2]
+    )
     assert "give --data-dir" in failure(nanogpt("eval", "theirs"))
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
@@ -194,7 +257,14 @@ def test_nanogpts_own_checkpoint(nanogpt, tmp_path):
 
     shape = dict(block_size=32, vocab_size=257, n_layer=1, n_head=2, n_embd=16, bias=False, dropout=0.0)
     weights = {f"_orig_mod.{name}": tensor for name, tensor in GPT(GPTConfig(**shape)).state_dict().items()}
-    saved = {"model": weights, "optimizer": {}, "model_args": shape, "iter_num": 7, "best_val_loss": torch.tensor(2.5), "config": {"out_dir": "out", "wandb_log": False}}
+    saved = {
+        "model": weights,
+        "optimizer": {},
+        "model_args": shape,
+        "iter_num": 7,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"out_dir": "out", "wandb_log": False},
+    }
     torch.save(saved, tmp_path / "ckpt.pt")
     assert nanogpt("sample", "ckpt.pt", "--tokenizer", "byte", "--max-new-tokens", 5).returncode == 0
     assert "name it, such as --tokenizer gpt2" in failure(nanogpt("sample", "ckpt.pt"))
@@ -208,16 +278,25 @@ def test_prepare_and_verify(nanogpt, tmp_path):
         (tmp_path / "notes" / f"{i}.txt").write_text(f"note {i} says caf\u00e9 " * 20, encoding="utf-8")
     rows = [json.dumps({"body": f"row {i} of the table"}) for i in range(300)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    for corpus, flags in (("notes", ["--tokenizer", "bpe-300"]), ("rows.jsonl", ["--column", "body"]), ("notes=0.5,tales=0.5", [])):
+    for corpus, flags in (
+        ("notes", ["--tokenizer", "bpe-300"]),
+        ("rows.jsonl", ["--column", "body"]),
+        ("notes=0.5,tales=0.5", []),
+    ):
         done = nanogpt("prepare", corpus, "--out-dir", "d", "--overwrite", *flags)
-        assert done.returncode == 0 and re.search(r"^d train: [\d,]+ documents, [\d,]+ characters, [\d,]+ tokens, 1 shard$", done.stdout, re.M)
+        assert done.returncode == 0 and re.search(
+            r"^d train: [\d,]+ documents, [\d,]+ characters, [\d,]+ tokens, 1 shard$", done.stdout, re.M
+        )
         assert "tokens/s" in done.stderr and nanogpt("data", "verify", "d").returncode == 0
     shard = tmp_path / "d" / "val-00000.bin"
     data = bytearray(shard.read_bytes())
     data[5] ^= 1
     shard.write_bytes(data)
     done = nanogpt("data", "verify", "d")
-    assert "d is not what was prepared" in failure(done) and "val-00000.bin has changed since it was prepared" in done.stderr
+    assert (
+        "d is not what was prepared" in failure(done)
+        and "val-00000.bin has changed since it was prepared" in done.stderr
+    )
     assert "prepared with another corpus" in failure(nanogpt("prepare", "notes", "--out-dir", "d"))
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 and more text")
     assert "--errors replace" in failure(nanogpt("prepare", "latin.txt"))
@@ -235,11 +314,15 @@ def test_own_text_in_one_command(nanogpt, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "corpus='my_texts/'" in done.stdout and "from reference" not in done.stdout
     described = json.loads((tmp_path / "out" / "own" / "config.json").read_text(encoding="utf-8"))
-    assert not described["aligned"] and described["model"]["n_layer"] == 1 and described["tokenizer"] == "char"
+    assert (
+        not described["aligned"] and described["model"]["n_layer"] == 1 and described["tokenizer"] == "char"
+    )
     done = nanogpt("prepare", "my_texts", "--tokenizer", "byte", "--out-dir", "my data")
     following = re.search(r"^next: nanogpt (train .*)$", done.stdout, re.M)
     assert following and following[1] == "train --corpus my_texts --tokenizer byte --data-dir 'my data'"
-    flags = ["train", "--corpus", "my_texts", "--tokenizer", "byte", "--data-dir", "my data", "--out-dir", "other"]
+    flags = [
+        "train", "--corpus", "my_texts", "--tokenizer", "byte", "--data-dir", "my data", "--out-dir", "other",
+    ]
     assert nanogpt(*flags, *short).returncode == 0
 
 
@@ -251,7 +334,13 @@ def test_resume_from_the_command_line(trained, nanogpt):
 def test_demo_in_short(nanogpt, tmp_path):
     done = nanogpt("demo", "--max-iters", 3, "--num-samples", 4)
     assert done.returncode == 0, done.stderr
-    for words in ("final validation loss", "floor (exact entropy)", "well-formed tales", "consistent tales", "Three tales"):
+    for words in (
+        "final validation loss",
+        "floor (exact entropy)",
+        "well-formed tales",
+        "consistent tales",
+        "Three tales",
+    ):
         assert words in done.stdout
     assert nanogpt("demo", "--max-iters", 2, "--num-samples", 4).returncode == 0, "the demo may be run again"
 
@@ -267,6 +356,7 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["train", "demo", "--n-layer", "0"], "n_layer must be at least 1, got 0"),
         (["train", "demo", "--n-head", "-4"], "n_head must be at least 1, got -4"),
         (["train", "own"], "nanogpt train --corpus my_texts/"),
+        (["train", "demo", "--init-from", "resmue"], "there is no resmue to start from; did you mean 'resume'?"),
         (["train", "--corpus", "short.txt"], "too few to learn from"),
         (["train", "--config=run.toml", "demo"], "the preset comes first: nanogpt train demo"),
         (["train", "demo", "--init-from", "resume"], "no checkpoint at"),
@@ -279,13 +369,13 @@ def test_demo_in_short(nanogpt, tmp_path):
         (["data", "verify", "absent"], "no meta.json in absent"),
         (["bench", "batches", "--megabytes", "5"], "belong to prepare"),
         (["train", "demo", "--corpus", "short.txt", "--tokenizer", "char"], "fewer than block_size"),
-        (["sample", "absent"], "no checkpoint at absent"),
+        (["sample", "absent"], "there is no folder absent and no such checkpoint"),
         (["sample", "short.txt"], "short.txt"),
-        (["eval", "absent"], "no checkpoint at"),
-        (["info", "absent"], "no checkpoint at"),
-        (["export", "absent", "there"], "no checkpoint at absent"),
+        (["eval", "absent"], "there is no folder absent and no such checkpoint"),
+        (["info", "absent"], "there is no folder absent and no such checkpoint"),
+        (["export", "absent", "there"], "there is no folder absent and no such checkpoint"),
         (["info", "theirs"], "pickle"),
-        (["sample", "short.safetensors"], "is a file; name its folder"),
+        (["sample", "short.safetensors"], "config.json: No such file"),
         (["sample", "hf:no such name"], "there is no folder no such name"),
     ],
 )
@@ -294,7 +384,10 @@ def test_errors_are_one_line(args, message, nanogpt, tmp_path):
     (tmp_path / "run.toml").write_text("n_layer = 1", encoding="utf-8")
     (tmp_path / "short.safetensors").touch()
     (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 9, "n_positions": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}', encoding="utf-8")
+    (tmp_path / "theirs" / "config.json").write_text(
+        '{"model_type": "gpt2", "vocab_size": 9, "n_positions": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}',
+        encoding="utf-8",
+    )
     (tmp_path / "theirs" / "pytorch_model.bin").touch()
     (tmp_path / "short.txt").write_text("too short to train on", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1").replace(b"c", b""))
@@ -321,7 +414,10 @@ def test_offline_download_is_one_line(nanogpt):
         (["--repetition-penalty", "0"], "repetition_penalty must be positive"),
         (["--prompt", "Once", "--chat"], "give one of --prompt, --prompt-file and --chat"),
         (["--prompt-file", "absent.txt"], "absent.txt"),
-        (["--prompt", "small " * 10], "a prompt of 60 tokens is longer than the model's context of 32; keep its last 32"),
+        (
+            ["--prompt", "small " * 10],
+            "a prompt of 60 tokens is longer than the model's context of 32; keep its last 32",
+        ),
     ],
 )
 def test_sampling_errors_are_one_line(args, message, trained, nanogpt):
@@ -339,7 +435,10 @@ def test_a_cut_checkpoint_is_named(trained, nanogpt, tmp_path):
     [
         (["train", "demo", "--lerning-rate", "1"], "--lerning-rate, 1; did you mean --learning-rate?"),
         (["train", "demo", "--n-layer", "four"], "--n-layer: invalid literal for int() with base 10: 'four'"),
-        (["train", "demo", "--norm", "lyer"], "invalid choice 'lyer' for argument '--norm'. Expected one of ('layer', 'rms')"),
+        (
+            ["train", "demo", "--norm", "lyer"],
+            "invalid choice 'lyer' for argument '--norm'. Expected one of ('layer', 'rms')",
+        ),
         (["train", "demo", "--config"], "Missing value for argument '--config'"),
         (["sample"], "Missing from nanogpt sample: RUN"),
         (["sample", "run", "--temprature", "1"], "did you mean --temperature?"),
@@ -355,27 +454,49 @@ def test_mistakes_in_flags_are_one_line(args, message, nanogpt):
 
 
 def test_a_configuration_file(trained, nanogpt, tmp_path):
-    "The file's fields come after the preset's and before the flags'; what is printed and saved reproduces the run."
-    (tmp_path / "run.toml").write_text('n_layer = 1\nmax_iters = 5\nout_dir = "from-file"\ncorpus = "text.txt"\ntokenizer = "char"\naligned = false\n', encoding="utf-8")
-    flags = [flag for flag in TINY_FLAGS if flag != "--n-layer"][:2] + ["--n-embd", "16", "--n-head", "2", "--batch-size", "4", "--eval-windows", "4"]
+    "The file's fields come after the preset's and before the flags'; what is saved reproduces the run."
+    (tmp_path / "run.toml").write_text(
+        'n_layer = 1\nmax_iters = 5\nout_dir = "from-file"\n'
+        'corpus = "text.txt"\ntokenizer = "char"\naligned = false\n',
+        encoding="utf-8",
+    )
+    flags = [flag for flag in TINY_FLAGS if flag != "--n-layer"][:2] + [
+        "--n-embd", "16", "--n-head", "2", "--batch-size", "4", "--eval-windows", "4",
+    ]
     done = nanogpt("train", "demo", "--config", "run.toml", *flags, "--max-iters", 3)
     assert done.returncode == 0, done.stderr
-    assert "n_layer=1" in done.stdout.replace("\n     ", " ") and "max_iters=3" in done.stdout.replace("\n     ", " ")
+    assert "n_layer=1" in done.stdout.replace("\n     ", " ") and "max_iters=3" in done.stdout.replace(
+        "\n     ", " "
+    )
     saved = tmp_path / "from-file" / "config.json"
     again = nanogpt("train", f"--config={saved}", "--out-dir", "again")
     assert again.returncode == 0, again.stderr
-    rows = [[json.loads(line)["val_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()] for name in ("from-file", "again")]
+    rows = [
+        [
+            json.loads(line)["val_loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for name in ("from-file", "again")
+    ]
     assert rows[0] == rows[1]
 
 
 def test_a_configuration_of_nanogpt_is_read_and_not_run(trained, nanogpt, tmp_path):
     (tmp_path / "small.py").write_text(
-        "# as nanoGPT's\nout_dir = 'theirs'\ndataset = 'text'\ngradient_accumulation_steps = 2 * 2\nbatch_size = 2\nblock_size = 16\nn_layer = 1\nn_head = 1\n"
-        "n_embd = 8\nmax_iters = 2\neval_iters = 1\nlog_interval = 1\ncompile = False\nwarmup_iters = 0\n", encoding="utf-8",
+        "# as nanoGPT's\nout_dir = 'theirs'\ndataset = 'text'\ngradient_accumulation_steps = 2 * 2\n"
+        "batch_size = 2\nblock_size = 16\nn_layer = 1\nn_head = 1\nn_embd = 8\nmax_iters = 2\n"
+        "eval_iters = 1\nlog_interval = 1\ncompile = False\nwarmup_iters = 0\n", encoding="utf-8",
     )  # fmt: skip
-    done = nanogpt("train", "--config", "small.py", "--data-dir", "data/text-char", "--tokenizer", "char", "--device", "cpu")
+    done = nanogpt(
+        "train", "--config", "small.py", "--data-dir", "data/text-char", "--tokenizer", "char", "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stderr
-    assert "left out log_interval" in done.stdout and "2 windows × 16 context × 4 accumulation" in done.stdout and "mlp='gelu_exact'" in done.stdout
+    assert (
+        "left out log_interval" in done.stdout
+        and "2 windows × 16 context × 4 accumulation" in done.stdout
+        and "mlp='gelu_exact'" in done.stdout
+    )
     (tmp_path / "evil.py").write_text("batch_size = 2\nopen('ran', 'w')\n", encoding="utf-8")
     assert "evil.py, line 2: only `name = value`" in failure(nanogpt("train", "--config", "evil.py"))
     assert not (tmp_path / "ran").exists()
@@ -397,7 +518,10 @@ def test_bad_configuration_files_are_one_line(name, text, message, nanogpt, tmp_
 
 
 def test_batch_size_auto_keeps_the_windows_of_an_iteration(trained, nanogpt):
-    done = nanogpt(*TRAIN, "--out-dir", "auto", "--max-iters", 2, "--batch-size", 3, "--gradient-accumulation-steps", 4, "--batch-size=auto")
+    done = nanogpt(
+        *TRAIN, "--out-dir", "auto", "--max-iters", 2, "--batch-size", 3, "--gradient-accumulation-steps", 4,
+        "--batch-size=auto",
+    )
     assert done.returncode == 0, done.stderr
     assert "12 windows × 32 context × 1 accumulation × 1 rank = 384" in done.stdout
 
@@ -405,34 +529,64 @@ def test_batch_size_auto_keeps_the_windows_of_an_iteration(trained, nanogpt):
 def test_samples_and_logs_on_the_way(trained, nanogpt, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [f"{i:07}.txt" for i in (0, 5, 10, 15, 20)]
-    done = nanogpt(*TRAIN, "--out-dir", "logged", "--tensorboard", "--wandb", env={"WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+    assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [
+        f"{i:07}.txt" for i in (0, 5, 10, 15, 20)
+    ]
+    done = nanogpt(
+        *TRAIN, "--out-dir", "logged", "--tensorboard", "--wandb",
+        env={"WANDB_MODE": "offline", "WANDB_SILENT": "true"},
+    )
     assert done.returncode == 0, done.stderr
     events = EventAccumulator(str(tmp_path / "logged" / "tensorboard")).Reload()
-    rows = [json.loads(line) for line in (tmp_path / "logged" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "logged" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [event.step for event in events.Scalars("val_loss")] == [row["iter"] for row in rows]
-    assert [event.value for event in events.Scalars("val_loss")] == pytest.approx([row["val_loss"] for row in rows])
+    assert [event.value for event in events.Scalars("val_loss")] == pytest.approx(
+        [row["val_loss"] for row in rows]
+    )
     assert list((tmp_path / "logged" / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_plan(nanogpt):
     done = nanogpt("plan", "demo", "--n-layer", 1, "--n-embd", 16, "--block-size", 32)
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "GB" in line[:12] or line.startswith("this machine")]
-    assert [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "this"] and rows[0][3] == "float16" and rows[1][3] == "bfloat16"
+    rows = [
+        line.split()
+        for line in done.stdout.splitlines()
+        if "GB" in line[:12] or line.startswith("this machine")
+    ]
+    assert (
+        [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "this"]
+        and rows[0][3] == "float16"
+        and rows[1][3] == "bfloat16"
+    )
     assert all("8" in row for row in rows), "eight windows at once"
     assert done.stderr == "measuring steps of this model on cpu …\n"
 
 
 def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
     assert nanogpt("export", "run", "exported").returncode == 0
-    flags = [*TRAIN, "--init-from", "exported", "--out-dir", "tuned", "--n-layer", "7", "--max-iters", "4", "--warmup-iters", "0"]
+    flags = [
+        *TRAIN, "--init-from", "exported", "--out-dir", "tuned", "--n-layer", "7", "--max-iters", "4",
+        "--warmup-iters", "0",
+    ]
     done = nanogpt(*flags)
     assert done.returncode == 0, done.stderr
     first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    best = min(json.loads(line)["val_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    assert first["val_loss"] == pytest.approx(best, abs=1e-5), "it begins with the weights of best.pt, and with their two layers"
-    assert json.loads((tmp_path / "tuned" / "config.json").read_text(encoding="utf-8"))["model"]["n_layer"] == 2
+    best = min(
+        json.loads(line)["val_loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    assert first["val_loss"] == pytest.approx(best, abs=1e-5), (
+        "it begins with the weights of best.pt, and with their two layers"
+    )
+    assert (
+        json.loads((tmp_path / "tuned" / "config.json").read_text(encoding="utf-8"))["model"]["n_layer"] == 2
+    )
     assert nanogpt(*flags, "--resume", "auto", "--max-iters", 6).returncode == 0
-    assert "no checkpoint at nowhere" in failure(nanogpt(*TRAIN, "--init-from", "nowhere", "--out-dir", "other"))
+    assert "there is no folder nowhere and no such checkpoint" in failure(
+        nanogpt(*TRAIN, "--init-from", "nowhere", "--out-dir", "other")
+    )
     assert "did you mean 'resume'?" in failure(nanogpt(*TRAIN, "--init-from", "resmue", "--out-dir", "other"))
