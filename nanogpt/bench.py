@@ -5,8 +5,7 @@ right, and keep the machine's name."""
 
 # %% auto #0
 __all__ = ['seconds_of', 'in_turns', 'side_by_side', 'machine', 'Row', 'Benchmark', 'to_rows', 'report',
-           'save_benchmarks', 'reopening_batch', 'bench_batches', 'repeated_stdlib', 'bench_prepare',
-           'generate_uncached', 'copy_speed']
+           'save_benchmarks', 'reopening_batch', 'bench_batches', 'generate_uncached', 'copy_speed']
 
 # %% ../nbs/18_bench.ipynb #f6fca61c
 import json
@@ -184,104 +183,6 @@ def bench_batches(
         seconds = side_by_side(works, rounds)
     rows = to_rows(seconds, batches * batch_size * block_size)
     return [Benchmark(f"{batches} batches of ({batch_size}, {block_size})", "tokens", rows)]
-
-# %% ../nbs/18_bench.ipynb #467c212b
-def repeated_stdlib(
-    megabytes: float,
-) -> Corpus:
-    "The Python standard library again and again, up to a size: for measuring, not for learning."
-    if not 0 < megabytes < math.inf:
-        raise ValueError(f"megabytes must be a positive number, got {megabytes}")
-    library = python_stdlib()
-
-    def documents() -> Iterator[str]:
-        written, n = 0.0, 0
-        while True:
-            for text in library.documents():
-                yield f"# copy {n}\n{text}"
-                written, n = written + len(text) / 1e6, n + 1
-                if written >= megabytes:
-                    return
-
-    return Corpus("python-stdlib, repeated", documents, source={"kind": "bench", "megabytes": megabytes})
-
-# %% ../nbs/18_bench.ipynb #26299b4c
-def _peak_megabytes() -> tuple[float, float]:  # of this process, and of the largest of its children that have ended
-    "The most memory held so far. Linux's `ru_maxrss` begins with the peak of the program that started this one, `/proc` does not."
-    import resource  # POSIX only
-
-    unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes
-    own, children = (resource.getrusage(who).ru_maxrss * unit / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    status = Path("/proc/self/status")
-    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))):
-        own = int(peak[1]) * 1024 / 1e6
-    return own, children
-
-
-def _prepare_measured(megabytes: float, tokenizer: str, workers: int, out_dir: str):
-    "Prepare in this process, and print the seconds and the peak memory (MB) of it and of the largest of its workers, as JSON."
-    corpus, trained = repeated_stdlib(megabytes), get_tokenizer(tokenizer)
-    start = time.perf_counter()
-    prepare(corpus, trained, out_dir, val_fraction=0.01, workers=workers)
-    print(json.dumps([time.perf_counter() - start, *_peak_megabytes()]))
-
-
-def _in_a_process(call: str, what: str) -> list[float]:
-    "What a function of this module prints, run in a process of its own. Raises OSError when the process fails."
-    done = subprocess.run([sys.executable, "-c", f"import nanogpt.bench; nanogpt.bench.{call}"], capture_output=True, encoding="utf-8")
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OSError(f"the process of {what} failed ({reason}); free memory and disk, or measure less")
-    return json.loads(done.stdout)
-
-
-def _prepare_in_a_process(megabytes: float, tokenizer: str, workers: int) -> tuple[float, float, float]:
-    "What `_prepare_measured` prints."
-    with tempfile.TemporaryDirectory() as folder:
-        return tuple(_in_a_process(f"_prepare_measured{(megabytes, tokenizer, workers, f'{folder}/data')}", f"preparing {megabytes:g} MB"))
-
-# %% ../nbs/18_bench.ipynb #1aaa71fc
-def _encode_in_memory(corpus: Corpus, encoding, workers: int) -> tuple[float, int]:
-    "Seconds that tiktoken takes for all documents, a thousand at a time, without the reading; and their bytes."
-    documents, elapsed, size = corpus.documents(), 0.0, 0
-    while batch := list(islice(documents, 1000)):
-        start = time.perf_counter()
-        encoding.encode_ordinary_batch(batch, num_threads=workers)
-        elapsed += time.perf_counter() - start
-        size += sum(len(text.encode()) for text in batch)
-    return elapsed, size
-
-# %% ../nbs/18_bench.ipynb #3381f14c
-def bench_prepare(
-    megabytes: float = 100, tokenizer: str = "gpt2", workers: int = 0, rounds: int = 3
-) -> list[Benchmark]:
-    """`prepare` from documents to shards on disk, against tiktoken encoding the same documents in memory and throwing the ids away.
-
-    Raises ValueError for a tokenizer that tiktoken cannot stand in for, and ImportError on Windows, which has no `resource`.
-    Args:
-        tokenizer: a vocabulary of tiktoken's, or a saved byte-pair encoding
-        workers: processes, and threads of tiktoken; 0: as many as there are cores
-    """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    try:
-        import resource  # noqa: F401
-    except ImportError:
-        raise ImportError("the benchmark of prepare reads peak memory through `resource`; run it on Linux, macOS or in WSL") from None
-    workers, trained, corpus = workers or os.cpu_count() or 1, get_tokenizer(tokenizer), repeated_stdlib(megabytes)
-    if not isinstance(trained, (BPETokenizer, TiktokenTokenizer)):
-        raise ValueError(f"tokenizer {tokenizer!r} is none that tiktoken can stand in for; use 'gpt2' or a saved byte-pair encoding")
-    encoding = trained.encoding
-    seconds, peak = {"tiktoken encode_ordinary_batch": [], "prepare": []}, (0.0, 0.0)
-    for _ in range(rounds):
-        elapsed, size = _encode_in_memory(corpus, encoding, workers)
-        seconds["tiktoken encode_ordinary_batch"].append(elapsed)
-        elapsed, *held = _prepare_in_a_process(megabytes, tokenizer, workers)
-        seconds["prepare"].append(elapsed)
-        peak = tuple(map(max, peak, held))
-    notes = {"peak memory of prepare": f"{peak[0]:,.0f} MB in the parent process" + f", {peak[1]:,.0f} MB in the largest worker" * (peak[1] > 0)}
-    title = f"{size / 1e6:,.0f} MB of Python with {tokenizer}, {workers} worker{'s' * (workers > 1)}"
-    return [Benchmark(title, "MB", to_rows(seconds, size / 1e6, "tiktoken encode_ordinary_batch"), notes, machine())]
 
 # %% ../nbs/18_bench.ipynb #7f75a99b
 @torch.no_grad()

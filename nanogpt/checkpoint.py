@@ -24,7 +24,8 @@ import torch
 from .config import GPTConfig
 from .files import atomic_write
 from .model import GPT
-from .vocab import Tokenizer, tokenizer_from_dict
+from .tokenizer import Tokenizer
+from .vocab import tokenizer_from_dict
 
 # %% ../nbs/10_checkpoint.ipynb #d65d3946
 _NO_ROOM = (

@@ -44,7 +44,7 @@ class Corpus:
     source: dict = field(default_factory=dict)  # where the text is from, as JSON: changes with the text
     size: int | None = None  # about how many bytes of text, where that is known beforehand
 
-
+# %% ../nbs/tools/corpus.ipynb #c8577a6e
 def tales(count: int = 20_000, seed: int = 0) -> Corpus:
     """Tales without end, cut at `count`: the corpus whose entropy is known.
     Args:
@@ -84,7 +84,7 @@ def _read_bytes(path: Path) -> Iterator[bytes]:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path} is damaged or cut short ({error}); get the file again") from None
 
-
+# %% ../nbs/tools/corpus.ipynb #9a0a8e3f
 def _unpack_zstd(pieces: Iterable[bytes]) -> Iterator[bytes]:
     "Unpack Zstandard frames. Unlike zstandard's own file reader, this one notices a last frame without end."
     zstandard, frame = _library("zstandard"), None
@@ -151,7 +151,7 @@ def _text_of(row, column: str, where: str) -> str:
         raise ValueError(f"{where}: column {column!r} {found}; name another column")
     return row[column] or ""
 
-
+# %% ../nbs/tools/corpus.ipynb #625ee080
 def _read_jsonl(path: Path, column: str, errors: str) -> Iterator[str]:
     "One JSON object per line. Raises ValueError that names the line."
     number, rest = 0, ""
@@ -197,18 +197,18 @@ def _read_parquet(path: Path, column: str, errors: str) -> Iterator[str]:
 _ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _FOLDER_SUFFIXES = (".txt", ".md", *_ROW_SUFFIXES)
 
-
-def text_files(
-    path: str | Path,  # a file, a glob such as "data/**/*.jsonl.gz", or a folder, read to any depth
-    column: str = "text",  # which column of .jsonl and .parquet files holds the text
-    errors: str = "strict",  # or "replace": put U+FFFD for bytes that are not UTF-8
-) -> Corpus:
+# %% ../nbs/tools/corpus.ipynb #cb924ffb
+def text_files(path: str | Path, column: str = "text", errors: str = "strict") -> Corpus:
     """Local files, in the order of their names: of a folder .txt, .md, .jsonl(.gz|.zst) and .parquet files.
 
     A row is a document, and any file that does not hold rows is one text. A text that spells `<|endoftext|>`
     (TinyStories' files do) is split there, and at line ends where it would exceed 2**24 characters: no file
     is in memory whole. Raises FileNotFoundError, or ValueError for a file without text, bytes that are not
     UTF-8, a damaged file, and a row without text.
+    Args:
+        path: a file, a glob such as "data/**/*.jsonl.gz", or a folder, read to any depth
+        column: which column of .jsonl and .parquet files holds the text
+        errors: or "replace": put U+FFFD for bytes that are not UTF-8
     """
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
@@ -247,7 +247,7 @@ def _find_files(path: Path) -> tuple[list[Path], Path]:
         raise ValueError(f"no text at {path}: {kinds if path.is_dir() else 'the file is empty'}")
     return sorted(files, key=lambda file: file.relative_to(root).as_posix()), root
 
-
+# %% ../nbs/tools/corpus.ipynb #ddfa3c4e
 def _describe(file: Path, root: Path) -> list:
     "A file's name, size and a hash of both its ends: the same for a copy, almost surely not for other text."
     size = file.stat().st_size
@@ -275,14 +275,16 @@ def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
         raise ValueError(f"no text at {where}: every document is empty")
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
-def download(
-    url: str,
-    name: str,  # the file's name in the cache folder
-    sha256: str,  # what the file must be
-    attempts: int = 3,  # tries, one and then two seconds apart
-) -> Path:  # the file in the cache folder
+def download(url: str, name: str, sha256: str, attempts: int = 3) -> Path:
     """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
-    Raises OSError where it cannot be fetched, and ValueError for another file."""
+    Raises OSError where it cannot be fetched, and ValueError for another file.
+    Args:
+        name: the file's name in the cache folder
+        sha256: what the file must be
+        attempts: tries, one and then two seconds apart
+    Returns:
+        the file in the cache folder
+    """
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
@@ -303,7 +305,7 @@ def download(
         file.write(data)
     return path
 
-
+# %% ../nbs/tools/corpus.ipynb #fb982889
 def shakespeare() -> Corpus:
     "Tiny Shakespeare: 1,115,394 characters of plays, put together by Andrej Karpathy for char-rnn (2015)."
     url = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -345,12 +347,7 @@ HF_DATASETS = {  # name -> repository, configuration (None: its only one); all w
 }
 
 
-def hf_dataset(
-    repo: str,  # "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
-    column: str = "text",
-    split: str = "train",
-    subset: str | None = None,  # the configuration; None: that of HF_DATASETS, or the data set's default
-) -> Corpus:
+def hf_dataset(repo: str, column: str = "text", split: str = "train", subset: str | None = None) -> Corpus:
     """A data set of the Hugging Face Hub, streamed: nothing is fetched before the first document, or stored.
 
     A row is a document. Any data set of Parquet, JSON or text files will do. On reading it raises OSError
@@ -358,7 +355,7 @@ def hf_dataset(
     have or when it is made by a script, and ImportError without the library `datasets`.
     Args:
         repo: "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
-        subset: the configuration; None: the one in HF_DATASETS, or the data set's own default
+        subset: the configuration; None: that of HF_DATASETS, or the data set's default
     """
     name, default = HF_DATASETS.get(repo, (repo, None))
     name, _, revision = name.partition("@")
@@ -371,7 +368,7 @@ def hf_dataset(
     source = {"kind": "hub", "repo": name, "config": config, "split": split, "column": column}
     return Corpus(repo, documents, end="\x1c", source=source | {"revision": pinned})
 
-
+# %% ../nbs/tools/corpus.ipynb #5184911e
 def _stream_rows(name: str, config: str | None, split: str, revision: str | None) -> Iterator[dict]:
     "The rows of a data set. What goes wrong is said in one line, with what to do."
     datasets = _library("datasets")
@@ -388,13 +385,13 @@ def _stream_rows(name: str, config: str | None, split: str, revision: str | None
         raise OSError(f"data set {name} could not be read ({reason}); {fix} or folder") from None
 
 # %% ../nbs/tools/corpus.ipynb #a6a63b5e
-def mix(
-    corpora: Sequence[tuple[Corpus, float]],  # corpora and their weights: shares of characters, of any sum
-) -> Corpus:
+def mix(corpora: Sequence[tuple[Corpus, float]]) -> Corpus:
     """Several corpora as one stream, without randomness: next is the one that is furthest behind its share.
 
     The mix ends when the corpus whose turn it is has no more, so that the shares hold to the end. Raises
     ValueError for a weight that is not positive.
+    Args:
+        corpora: corpora and their weights: shares of characters, of any sum
     """
     if not corpora:
         raise ValueError("a mix needs at least one corpus")
@@ -423,15 +420,18 @@ def mix(
 
 # %% ../nbs/tools/corpus.ipynb #d1356f7d
 def get_corpus(
-    name: str,  # a name, a path, a glob, "hf:owner/name", or a mix of them such as "tales=0.7,./notes=0.3"
-    column: str = "text",  # which column of .jsonl and .parquet files and of data sets holds the text
-    split: str = "train",  # of a Hugging Face data set
-    subset: str | None = None,  # the configuration of a Hugging Face data set
-    errors: str = "strict",  # of files: "replace" puts U+FFFD for bytes that are not UTF-8
+    name: str, column: str = "text", split: str = "train", subset: str | None = None, errors: str = "strict"
 ) -> Corpus:
     """A corpus by name: "tales", "shakespeare", "python-stdlib", a data set of the Hugging Face Hub
     ("openwebtext", "fineweb-edu", "tinystories", "hf:owner/name"), local files, or a mix. Raises
-    FileNotFoundError when it is none of these."""
+    FileNotFoundError when it is none of these.
+    Args:
+        name: a name, a path, a glob, "hf:owner/name", or a mix of them such as "tales=0.7,./notes=0.3"
+        column: which column of .jsonl and .parquet files and of data sets holds the text
+        split: of a Hugging Face data set
+        subset: the configuration of a Hugging Face data set
+        errors: of files: "replace" puts U+FFFD for bytes that are not UTF-8
+    """
     built_in = {"tales": tales, "shakespeare": shakespeare, "python-stdlib": python_stdlib}
     if name in built_in:
         return built_in[name]()

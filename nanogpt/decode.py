@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import Past
-from .train import evaluating
-from .vocab import Tokenizer
+from .model import Cache, GPT
+from .step import evaluating
+from .tokenizer import Tokenizer
 
 # %% ../nbs/tools/decode.ipynb #626d6214
 def _size_of(model: nn.Module, name: str) -> int | None:
@@ -26,23 +26,22 @@ def _size_of(model: nn.Module, name: str) -> int | None:
     return getattr(getattr(model, "config", None), name, None) or getattr(model, name, None)
 
 
-def context_size(
-    model: nn.Module,
-    block_size: int | None = None,  # for a model that does not say
-) -> int:
-    "The most tokens that a model can read. Raises ValueError where nobody says."
+def context_size(model: nn.Module, block_size: int | None = None) -> int:
+    """The most tokens that a model can read. Raises ValueError where nobody says.
+    Args:
+        block_size: for a model that does not say
+    """
     size = block_size or _size_of(model, "block_size")
     if size is None:
         raise ValueError("neither the model nor its config has a block_size; pass block_size=")
     return size
 
 # %% ../nbs/tools/decode.ipynb #d0000003
-def check_prompts(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    block_size: int,  # the most tokens that the model can read
-):
-    "Raise ValueError for prompts that the model cannot read."
+def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], block_size: int):
+    """Raise ValueError for prompts that the model cannot read.
+    Args:
+        block_size: the most tokens that the model can read
+    """
     vocab_size = _size_of(model, "vocab_size")
     if not prompts:
         raise ValueError("give at least one prompt")
@@ -71,7 +70,8 @@ class Context:
         self.ids = torch.tensor(padded, device=next(model.parameters()).device)
         self.has_cache, self.cache = hasattr(model, "hidden_states"), None
 
-    def logits(self) -> Tensor:  # (B, V)
+    def logits(self) -> Tensor:
+        """Returns: (B, V)"""
         width = self.ids.shape[1]
         if width - min(self.starts) > self.block_size:  # a row is full, and forgets what is oldest
             kept = max(self.block_size // 2, 1) if self.has_cache else self.block_size
@@ -87,7 +87,7 @@ class Context:
             first = min(self.starts)
             new, padding = self.ids[:, first:], torch.tensor(self.starts, device=self.ids.device) - first
             capacity = min(self.block_size, self.total - first)
-            self.cache = Past(self.model.config, capacity, padding if max(self.starts) > first else None)
+            self.cache = Cache(self.model.config, capacity, padding if max(self.starts) > first else None)
         return self.model.logits(self.model.hidden_states(new, self.cache)[:, -1])
 
     def _uncached(self) -> Tensor:
@@ -105,7 +105,8 @@ class Context:
         if self.cache is not None:
             self.cache.repeat(n)
 
-    def add(self, tokens: Tensor):  # int64 (B, 1)
+    def add(self, tokens: Tensor):
+        """Returns: int64 (B, 1)"""
         self.ids = torch.cat([self.ids, tokens], dim=1)
 
 # %% ../nbs/tools/decode.ipynb #26299b4c
@@ -116,14 +117,16 @@ class Detokenizer:
         self.tokenizer, self.stop = tokenizer, stop
         self.decoder, self.held, self.finished = codecs.getincrementaldecoder("utf-8")("replace"), "", False
 
-    def add(self, token: int) -> str:  # the text that is certain now
+    def add(self, token: int) -> str:
+        """Returns: the text that is certain now"""
         if self.finished:
             return ""
         if token == self.tokenizer.eot:
             return self.finish()
         return self._take(self.decoder.decode(self.tokenizer.decode_bytes([token])))
 
-    def finish(self) -> str:  # what was held back
+    def finish(self) -> str:
+        """Returns: what was held back"""
         if self.finished:
             return ""
         text = self._take(self.decoder.decode(b"", final=True))
@@ -186,11 +189,13 @@ class Int8Linear(nn.Module):
         self.weight, self.bias = (weight / self.scale[:, None]).round().to(torch.int8), linear.bias
         self.scale16 = self.scale.bfloat16()
 
-    def forward(
-        self,
-        x: Tensor,  # float32 (..., in)
-    ) -> Tensor:  # (..., out)
-        "Few rows go through the int8 kernel, as bfloat16; many, as in a prompt, meet the weights widened."
+    def forward(self, x: Tensor) -> Tensor:
+        """Few rows go through the int8 kernel, as bfloat16; many, as in a prompt, meet the weights widened.
+        Args:
+            x: float32 (..., in)
+        Returns:
+            (..., out)
+        """
         rows = x.flatten(0, -2)
         if len(rows) > 8 or rows.shape[1] % 16:  # the kernel reads 16 numbers at once, even past a row
             y = F.linear(rows, self.weight.float()) * self.scale
@@ -199,11 +204,14 @@ class Int8Linear(nn.Module):
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
 # %% ../nbs/tools/decode.ipynb #5c086687
-def for_decoding(
-    model: nn.Module,  # on the CPU, float32
-    weights: str = "float32",  # "float32" computes the same; "int8" rounds the weights
-) -> nn.Module:  # shares what it can with the model
-    "A copy in eval mode that writes faster on a CPU. It cannot be trained or saved."
+def for_decoding(model: GPT, weights: str = "float32") -> GPT:
+    """A copy in eval mode that writes faster on a CPU. It cannot be trained or saved.
+    Args:
+        model: on the CPU, float32
+        weights: "float32" computes the same; "int8" rounds the weights
+    Returns:
+        shares what it can with the model
+    """
     if weights not in ("float32", "int8"):
         raise ValueError(f"weights must be float32 or int8, got {weights!r}")
     sample = next(model.parameters())

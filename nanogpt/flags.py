@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from .config import LIMITS, GPTConfig
+from .config import GPTConfig, LIMITS
 from .corpus import get_corpus
 from .recipe import PRESETS, TrainConfig, config_from_dict, get_preset, own_recipe, read_run
 

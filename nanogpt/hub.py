@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoint import load_checkpoint, model_from_checkpoint, tokenizer_from_checkpoint
 from .config import GPT2_SIZES, GPTConfig
 from .files import atomic_write
 from .layouts import (
     Piece,
+    check_fit,
     config_from_huggingface,
     config_to_huggingface,
     huggingface_layout,
@@ -33,7 +34,7 @@ from .layouts import (
     write_json,
 )
 from .model import GPT
-from .vocab import Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/13_hub.ipynb #467c212b
 def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -58,33 +59,6 @@ def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     bare = not any(name.startswith(prefix) for name in tensors)  # a body alone, such as GPT-2's on the hub
     return {prefix + name if bare and name != "lm_head.weight" else name: t for name, t in tensors.items()}
 
-# %% ../nbs/13_hub.ipynb #26299b4c
-_BUFFERS = re.compile(r".*\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")  # masks and angles
-
-
-def _check_fit(folder: Path, found: dict[str, Tensor], layout: dict[str, list[Piece]]):
-    "Raise ValueError that names every weight which is missing, unexpected, or of another shape or type."
-    expected = {piece.name: piece.shape for pieces in layout.values() for piece in pieces}
-    there = {name: tensor for name, tensor in found.items() if not _BUFFERS.fullmatch(name)}
-    head, embedding = there.get("lm_head.weight"), layout["transformer.wte.weight"][0].name
-    if tied := "lm_head.weight" not in layout:  # files may hold it all the same
-        there.pop("lm_head.weight", None)
-    problems = {
-        "missing": [name for name in expected if name not in there],
-        "unexpected": [name for name in there if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(there[name].shape)} instead of {shape}"
-            for name, shape in expected.items() if name in there and there[name].shape != shape
-        ],
-        "of another type": [f"{name} {t.dtype}" for name, t in there.items() if not t.is_floating_point()],
-    }  # fmt: skip
-    named = {what: ", ".join(names[:5]) + ", …" * (len(names) > 5) for what, names in problems.items()}
-    if wrong := [f"{len(problems[what])} {what}: {names}" for what, names in named.items() if names]:
-        raise ValueError(f"the weights in {folder} do not fit its config.json; {'; '.join(wrong)}")
-    if tied and head is not None and not torch.equal(head, found[embedding]):
-        differ = f"lm_head.weight differs from {embedding}; set it to false if the output layer is right"
-        raise ValueError(f"tie_word_embeddings is true in {folder / 'config.json'}, but {differ}")
-
 # %% ../nbs/13_hub.ipynb #3381f14c
 def model_from_huggingface(folder: str | Path, vocab_multiple: int = 1, dropout: float = 0.0) -> GPT:
     """A GPT-2, Llama or Qwen3 with the weights of safetensors files. Half precision is widened.
@@ -107,7 +81,7 @@ def model_from_huggingface(folder: str | Path, vocab_multiple: int = 1, dropout:
         model = GPT(config := replace(config, vocab_multiple=vocab_multiple, dropout=dropout))
     layout, state = huggingface_layout(config), model.state_dict()
     found = _read_tensors(path.parent, "transformer." if config.norm == "layer" else "model.")
-    _check_fit(path.parent, found, layout)
+    check_fit(path.parent, found, layout)
     for name, pieces in layout.items():
         state[name] = torch.zeros(state[name].shape)
         for piece in pieces:
@@ -130,7 +104,7 @@ def _split(tensors: dict[str, Tensor], shard_bytes: float) -> list[dict[str, Ten
         size += tensor.nbytes
     return shards
 
-# %% ../nbs/13_hub.ipynb #682e3a21
+# %% ../nbs/13_hub.ipynb #742d92c6
 def _write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: float):
     "One file, or shards and their index, under transformers' names. Weights of an earlier model go."
     shards = _split(tensors, shard_bytes)
@@ -169,14 +143,14 @@ def _their_tensors(model: GPT, layout: dict[str, list[Piece]]) -> dict[str, Tens
             theirs[piece.name] = rows.t() if piece.transposed else rows
     return theirs
 
-# %% ../nbs/13_hub.ipynb #9d542f4b
+# %% ../nbs/13_hub.ipynb #2ced3ced
 def save_pretrained(
     model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None, shard_bytes: int | None = None
 ):
     """Write a folder that transformers' `from_pretrained` loads. The weights keep their type.
 
-    Each file is whole or not there. While it is written, memory holds its weights up to twice more: transposed
-    and as bytes. Raises ValueError for what transformers has nothing for, and OSError.
+    Each file is whole or not there. Meanwhile memory holds its weights up to twice more: transposed, and as
+    bytes. Raises ValueError for what transformers has nothing for, and OSError.
     Args:
         folder: made where it is missing; a model that is there is replaced
         tokenizer: written too, for `transformers.AutoTokenizer`
@@ -234,7 +208,7 @@ def find_model(source: str | Path) -> Path:
         raise FileNotFoundError(f"{lost}; name one, or a model of the Hugging Face hub as 'owner/name'")
     return _download(name.removeprefix("hf:"), revision or None)
 
-# %% ../nbs/13_hub.ipynb #76e84b1c
+# %% ../nbs/13_hub.ipynb #79cee80b
 def _download(name: str, revision: str | None) -> Path:
     "The folder that the hub's own library keeps for a name."
     try:
@@ -297,7 +271,7 @@ def load(
     Returns:
         in eval mode; None where the model brings no tokenizer that can be read
     """
-    from .train import pick_device
+    from .device import pick_device
 
     where = pick_device(str(device or "auto"))
     model, checkpoint = load_model(path_or_name)

@@ -21,7 +21,8 @@ from .hub import load_model, tokenizer_of
 from .model import GPT
 from .prepare import prepare
 from .recipe import TrainConfig, data_path
-from .vocab import Tokenizer, get_tokenizer, load_tokenizer
+from .tokenizer import Tokenizer
+from .vocab import get_tokenizer, load_tokenizer
 
 # %% ../nbs/tools/inputs.ipynb #6e8e2f1f
 def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenizer]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'DEFAULTS', 'PARTS', 'ACCEPTED', 'GPT2_TRANSPOSED', 'LLAMA_NAMES', 'config_from_huggingface',
-           'config_to_huggingface', 'Piece', 'huggingface_layout', 'read_json', 'write_json',
+           'config_to_huggingface', 'Piece', 'huggingface_layout', 'check_fit', 'read_json', 'write_json',
            'tokenizer_to_huggingface', 'tokenizer_from_huggingface']
 
 # %% ../nbs/tools/layouts.ipynb #5bebe800
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .config import GPTConfig
 from .files import atomic_write
 from .model import GPT
-from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, merge_piece
-from .vocab import TiktokenTokenizer, Tokenizer
+from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
+from .vocab import TiktokenTokenizer
 
 # %% ../nbs/tools/layouts.ipynb #cf020b84
 FIELDS = {  # our field -> theirs; Qwen3's are Llama's
@@ -44,7 +45,7 @@ PARTS = {  # fields that are not here may have any value
     "qwen3": _LLAMA_PARTS | {"qk_norm": True},
 }
 
-# %% ../nbs/tools/layouts.ipynb #5e20e9cf
+# %% ../nbs/tools/layouts.ipynb #69625158
 ACCEPTED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"), "hidden_act": ("silu", "swish"),
     "attention_bias": (False,), "mlp_bias": (False,), "add_cross_attention": (False,),
@@ -52,11 +53,12 @@ ACCEPTED = {
     "use_sliding_window": (False,), "scale_attn_weights": (True,),
 }  # fmt: skip
 
-# %% ../nbs/tools/layouts.ipynb #14d31155
-def config_from_huggingface(
-    config: dict,  # what their config.json holds
-) -> GPTConfig:
-    "Our shape of their GPT-2, Llama or Qwen3. Raises ValueError that names what nanogpt does not compute."
+# %% ../nbs/tools/layouts.ipynb #caf67ee4
+def config_from_huggingface(config: dict) -> GPTConfig:
+    """Our shape of their GPT-2, Llama or Qwen3. Raises ValueError that names what nanogpt does not compute.
+    Args:
+        config: what their config.json holds
+    """
     kind = config.get("model_type")
     if kind not in PARTS:
         known = f"it knows {', '.join(PARTS)}"
@@ -89,14 +91,14 @@ def _rope_from_huggingface(config: dict) -> dict:  # rope_theta and rope_scaling
         raise ValueError(f"{what}, which nanogpt does not compute; it computes 'default' and 'llama3'")
     return {"rope_theta": theta, "rope_scaling": rope or None}
 
-# %% ../nbs/tools/layouts.ipynb #42084000
-def config_to_huggingface(
-    config: GPTConfig,
-) -> dict:  # for their config.json
+# %% ../nbs/tools/layouts.ipynb #657135b4
+def config_to_huggingface(config: GPTConfig) -> dict:
     """The architecture of transformers that computes the same: GPT-2, Llama or Qwen3, with its shape.
 
     `bias=False` becomes a GPT-2 whose biases are zero. `document_token` is left out: inside one document it
     changes nothing. Raises ValueError that names the fields which no architecture has.
+    Returns:
+        for their config.json
     """
     n_kv_head = None if config.kv_heads == config.n_head else config.n_kv_head
     head_dim = None if config.head_size * config.n_head == config.n_embd else config.head_dim
@@ -167,13 +169,15 @@ class Piece(NamedTuple):
     shape: tuple[int, ...]  # theirs
     transposed: bool  # whether theirs is (inputs, outputs)
 
-# %% ../nbs/tools/layouts.ipynb #e4f5b233
-def huggingface_layout(
-    config: GPTConfig,  # one that `config_to_huggingface` takes
-) -> dict[str, list[Piece]]:  # our name -> the pieces that make up our tensor
+# %% ../nbs/tools/layouts.ipynb #c78fc975
+def huggingface_layout(config: GPTConfig) -> dict[str, list[Piece]]:
     """Where each of our tensors is in their files, for both directions.
 
     Left out are rows that pad the vocabulary, and an output layer that shares the embedding.
+    Args:
+        config: one that `config_to_huggingface` takes
+    Returns:
+        our name -> the pieces that make up our tensor
     """
     with torch.device("meta"):  # shapes without memory
         state = GPT(config).state_dict()
@@ -198,7 +202,39 @@ def huggingface_layout(
             layout[name].append(Piece(theirs, start, stop, shape, turned))
     return layout
 
-# %% ../nbs/tools/layouts.ipynb #89d47488
+# %% ../nbs/tools/layouts.ipynb #26299b4c
+_BUFFERS = re.compile(r".*\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")  # masks and angles
+
+
+def check_fit(folder: Path, found: dict[str, Tensor], layout: dict[str, list[Piece]]):
+    """Raise ValueError that names every weight which is missing, unexpected, or of another shape or type.
+    Args:
+        folder: for the message
+        found: their name -> what the files hold
+        layout: from `huggingface_layout`
+    """
+    expected = {piece.name: piece.shape for pieces in layout.values() for piece in pieces}
+    there = {name: tensor for name, tensor in found.items() if not _BUFFERS.fullmatch(name)}
+    head, embedding = there.get("lm_head.weight"), layout["transformer.wte.weight"][0].name
+    if tied := "lm_head.weight" not in layout:  # files may hold it all the same
+        there.pop("lm_head.weight", None)
+    problems = {
+        "missing": [name for name in expected if name not in there],
+        "unexpected": [name for name in there if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(there[name].shape)} instead of {shape}"
+            for name, shape in expected.items() if name in there and there[name].shape != shape
+        ],
+        "of another type": [f"{name} {t.dtype}" for name, t in there.items() if not t.is_floating_point()],
+    }  # fmt: skip
+    named = {what: ", ".join(names[:5]) + ", …" * (len(names) > 5) for what, names in problems.items()}
+    if wrong := [f"{len(problems[what])} {what}: {names}" for what, names in named.items() if names]:
+        raise ValueError(f"the weights in {folder} do not fit its config.json; {'; '.join(wrong)}")
+    if tied and head is not None and not torch.equal(head, found[embedding]):
+        differ = f"lm_head.weight differs from {embedding}; set it to false if the output layer is right"
+        raise ValueError(f"tie_word_embeddings is true in {folder / 'config.json'}, but {differ}")
+
+# %% ../nbs/tools/layouts.ipynb #112dd843
 def read_json(
     path: Path,
 ) -> dict:
@@ -236,12 +272,12 @@ def _as_bpe(tokenizer: Tokenizer) -> BPETokenizer:
 _EACH_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 
 
-def tokenizer_to_huggingface(
-    tokenizer: Tokenizer,
-    folder: Path,  # gets tokenizer.json and tokenizer_config.json
-    block_size: int,  # tokens that the model can read
-):
-    "Write what `transformers.AutoTokenizer` reads. Raises ValueError for a tokenizer that it cannot be."
+def tokenizer_to_huggingface(tokenizer: Tokenizer, folder: Path, block_size: int):
+    """Write what `transformers.AutoTokenizer` reads. Raises ValueError for a tokenizer that it cannot be.
+    Args:
+        folder: gets tokenizer.json and tokenizer_config.json
+        block_size: tokens that the model can read
+    """
     if isinstance(tokenizer, CharTokenizer):  # each character is a word; others are an error there too
         words = {"type": "WordLevel", "vocab": tokenizer.ids, "unk_token": ""}
         options = {"pre_tokenizer": _EACH_CHARACTER, "decoder": {"type": "Fuse"}, "added_tokens": []}
@@ -279,12 +315,12 @@ def _read_bpe(vocab: dict[str, int], merges: list[str | list[str]]) -> BPETokeni
         return BPETokenizer.from_gpt2_files(vocab_json, merges_txt)
 
 # %% ../nbs/tools/layouts.ipynb #67d46785
-def tokenizer_from_huggingface(
-    folder: str | Path,  # with tokenizer.json, or with vocab.json and merges.txt
-) -> Tokenizer:
+def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
     """A tokenizer that cuts text as GPT-2 does, or one that `tokenizer_to_huggingface` wrote.
 
     Raises FileNotFoundError, or ValueError for one that is of another kind.
+    Args:
+        folder: with tokenizer.json, or with vocab.json and merges.txt
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").exists():

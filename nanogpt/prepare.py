@@ -25,26 +25,29 @@ from .bpe import in_processes
 from .corpus import Corpus
 from .data import COUNTS, FORMAT, SPLITS, _load_meta, dtype_for, read_meta
 from .files import atomic_write, sha256_of
-from .vocab import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer
+from .vocab import load_tokenizer
 
 # %% ../nbs/tools/prepare.ipynb #b2f4852a
-def split_of(
-    text: str,  # a document
-    val_fraction: float,  # the share of documents that is kept for validation
-) -> str:  # "train" or "val"
-    "The split of a document by a hash of its text alone: the same in any order of a corpus, and for copies."
+def split_of(text: str, val_fraction: float) -> str:
+    """The split of a document by a hash of its text alone: the same in any order of a corpus, and for copies.
+    Args:
+        text: a document
+        val_fraction: the share of documents that is kept for validation
+    Returns:
+        "train" or "val"
+    """
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return "val" if int.from_bytes(digest, "little") < val_fraction * 2**64 else "train"
 
-
-def split_documents(
-    corpus: Corpus,
-    val_fraction: float,
-) -> Iterator[tuple[int, str, str]]:  # number of the document, split, text
+# %% ../nbs/tools/prepare.ipynb #36845d5f
+def split_documents(corpus: Corpus, val_fraction: float) -> Iterator[tuple[int, str, str]]:
     """Deal documents to the splits, lazily. Raises ValueError for half a surrogate pair.
 
     Where there are fewer than 10 / val_fraction documents, a hash could leave validation empty: each
     document's own end is kept instead.
+    Returns:
+        number of the document, split, text
     """
     enough = math.ceil(10 / val_fraction)
     few = sum(1 for _ in islice(filter(None, corpus.documents()), enough)) < enough
@@ -69,6 +72,8 @@ def pieces(text: str, longest: int = LONG) -> Iterator[str]:
     """Cut a long text before spaces that follow a letter.
 
     No token of a byte-pair encoding reaches from a letter over a space, so the ids are the whole text's.
+    Args:
+        longest: characters
     """
     start = 0
     while len(text) - start > longest:
@@ -102,7 +107,7 @@ def _tasks(documents: Iterator[tuple[int, str, str]], skip: dict[str, int]) -> I
     if task:
         yield task
 
-
+# %% ../nbs/tools/prepare.ipynb #4da1bee9
 def _encode(task: list, tokenizer: Tokenizer) -> list:
     "For each piece of a task its split, ids, characters and bytes, and whether its document ends."
     encoded = []
@@ -149,7 +154,7 @@ class _ShardWriter:
         _write_meta(self.out_dir, self.meta)
         self.ids, self.counts = bytearray(), dict.fromkeys(COUNTS, 0)
 
-
+# %% ../nbs/tools/prepare.ipynb #10f24b62
 def _write_meta(out_dir: Path, meta: dict):
     with atomic_write(out_dir / "meta.json") as file:
         json.dump(meta, file, indent=1)
@@ -172,7 +177,7 @@ def _resume(out_dir: Path, new: dict, overwrite: bool) -> dict:
     _write_meta(out_dir, new)
     return new
 
-
+# %% ../nbs/tools/prepare.ipynb #1a03666c
 def _keep_whole(out_dir: Path, meta: dict) -> dict:
     "The manifest without the shards from the first damaged one on; half-written files are removed."
     size = np.dtype(meta["dtype"]).itemsize
@@ -212,18 +217,27 @@ def _locked(folder: Path) -> Iterator[None]:
 def prepare(
     corpus: Corpus,
     tokenizer: Tokenizer,
-    out_dir: str | Path,  # made where it is missing; gets shards, meta.json and tokenizer.json
-    val_fraction: float = 0.1,  # the share of documents that is kept for validation
-    workers: int | None = None,  # processes; None: as many as there are cores, once there is enough to do
-    shard_tokens: int = 1 << 24,  # a shard ends with the document that reaches this many tokens
-    overwrite: bool = False,  # replace other data in out_dir
-    progress: bool = False,  # show a bar with MB/s, tokens/s and the time left
-) -> dict:  # what meta.json says
+    out_dir: str | Path,
+    val_fraction: float = 0.1,
+    workers: int | None = None,
+    shard_tokens: int = 1 << 24,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict:
     """Turn a corpus into ids on disk: for each split one long row of ids, in shards `train-00000.bin`, …
 
     Where the tokenizer has an end-of-text id, it is before, between and after the documents. A preparation
     that was cut short goes on after its last whole shard and gives the same bytes. Warns of a validation
     split below 1,000 tokens. Raises ValueError for other data in out_dir, and where a split would be empty.
+    Args:
+        out_dir: made where it is missing; gets shards, meta.json and tokenizer.json
+        val_fraction: the share of documents that is kept for validation
+        workers: processes; None: as many as there are cores, once there is enough to do
+        shard_tokens: a shard ends with the document that reaches this many tokens
+        overwrite: replace other data in out_dir
+        progress: show a bar with MB/s, tokens/s and the time left
+    Returns:
+        what meta.json says
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
@@ -264,7 +278,7 @@ def _encode_all(tasks: Iterator[list], tokenizer: Tokenizer, workers: int | None
     for task in tasks:  # at most once: a pool is made only where there is more to do
         yield from in_processes(encode, chain([task], tasks), workers)
 
-
+# %% ../nbs/tools/prepare.ipynb #719e7a8f
 def _write_shards(
     out_dir: Path, corpus: Corpus, tokenizer: Tokenizer, meta: dict, workers: int | None, progress: bool
 ):
@@ -291,11 +305,14 @@ def _write_shards(
             raise ValueError(f"the corpus {corpus.name!r} has no text for the split {split!r}; {fix}")
 
 # %% ../nbs/tools/prepare.ipynb #19917a58
-def verify(
-    folder: str | Path,  # of prepared data
-) -> list[str]:  # what is wrong, one line each; nothing when all is right
+def verify(folder: str | Path) -> list[str]:
     """Compare prepared data with its manifest: shards are there, unchanged, and within the vocabulary; the
-    tokenizer is the same. Raises FileNotFoundError where there is no manifest."""
+    tokenizer is the same. Raises FileNotFoundError where there is no manifest.
+    Args:
+        folder: of prepared data
+    Returns:
+        what is wrong, one line each; nothing when all is right
+    """
     folder = Path(folder)
     meta, problems = read_meta(folder), []
     if not meta:

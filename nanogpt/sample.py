@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from .config import Count, NonNegative, Positive, check_fields
 from .decode import Context, Detokenizer, context_size, encode_prompt
+from .step import evaluating
 from .tales import score_tales
-from .vocab import Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/09_sample.ipynb #d65d3946
 def filter_logits(

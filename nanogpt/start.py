@@ -41,7 +41,7 @@ from .ranks import gather, rank_and_size, rank_zero_first
 from .recipe import TrainConfig
 from .sharded import latest_checkpoint, load_sharded, make_moments, save_sharded
 from .step import sync_gradients, train_step
-from .vocab import Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/tools/start.ipynb #27adbe7a
 def learning_rate_at(config: TrainConfig, it: int) -> float:

@@ -38,12 +38,13 @@ class Grammar:
     `{variable.form}` says another form of it. Variables that share a table never share an entry.
     """
 
-    def __init__(
-        self,
-        rules: dict[str, list[str]],  # rule -> its templates
-        variables: dict[str, list[Entry]],  # variable -> its table
-        start: str,  # the rule that makes a whole text
-    ):
+    def __init__(self, rules: dict[str, list[str]], variables: dict[str, list[Entry]], start: str):
+        """
+        Args:
+            rules: rule -> its templates
+            variables: variable -> its table
+            start: the rule that makes a whole text
+        """
         self.variables, self.start, self.rules = variables, start, {}
         for rule, templates in rules.items():
             self.rules[rule] = [self._compile(template, rules) for template in templates]
@@ -74,11 +75,11 @@ class Grammar:
         return [entry for entry in table if entry not in taken] if taken else table
 
 # %% ../nbs/02_corpus.ipynb #dcbb262c
-def generate_text(
-    grammar: Grammar,
-    rng: random.Random,  # all choices; `random.Random(seed)` gives the same texts on every machine
-) -> str:
-    "Draw one text: walk the templates from left to right and choose at every slot."
+def generate_text(grammar: Grammar, rng: random.Random) -> str:
+    """Draw one text: walk the templates from left to right and choose at every slot.
+    Args:
+        rng: all choices; `random.Random(seed)` gives the same texts on every machine
+    """
     out, bound = [], {}
 
     def expand(items: list):
@@ -114,7 +115,7 @@ def check_unambiguous(grammar: Grammar):
                 if a.startswith(b) or b.startswith(a):
                     raise ValueError(f"{where} is ambiguous: {a!r} and {b!r} begin alike")
 
-
+# %% ../nbs/02_corpus.ipynb #a45c5dc1
 def _beginnings(grammar: Grammar, template: list) -> list[str]:
     "The texts that a template can begin with, looked at two items deep."
     beginnings = [""]
@@ -170,7 +171,7 @@ def _measure(grammar: Grammar, rule: str, before: frozenset) -> tuple[GrammarSta
     entropy, mean = math.log(n) + sum(entropies) / n, sum(means) / n
     return GrammarStats(entropy, mean, sum(counts), min(lows), max(highs)), afters.pop()
 
-
+# %% ../nbs/02_corpus.ipynb #9aa67ebe
 def _measure_slot(grammar: Grammar, name: str, form: str, bound: frozenset) -> GrammarStats:
     "A slot costs ln(free entries) when it is first met, and nothing ever after."
     table = grammar.variables[name]
@@ -264,12 +265,12 @@ class Derivation:
     values: dict[str, str]  # variable -> the entry that it took
 
 # %% ../nbs/02_corpus.ipynb #3381f14c
-def parse(
-    text: str,  # one whole text
-    grammar: Grammar = TALES,
-    agreement: bool = True,  # False: let every slot say any entry, whatever was said before
-) -> Derivation:
-    "The one derivation of `text`. Raises ParseError where it leaves the grammar."
+def parse(text: str, grammar: Grammar = TALES, agreement: bool = True) -> Derivation:
+    """The one derivation of `text`. Raises ParseError where it leaves the grammar.
+    Args:
+        text: one whole text
+        agreement: False: let every slot say any entry, whatever was said before
+    """
 
     def read(item: str | tuple, start: int, before: dict, rule: str) -> tuple[int, float, dict]:
         "Try the options in turn: at most one fits. Where none does, the one that got furthest says why."
@@ -299,10 +300,13 @@ def parse(
     return Derivation(nats, {name: entry[""] for name, entry in bound.items()})
 
 # %% ../nbs/02_corpus.ipynb #7f75a99b
-def tale_level(
-    text: str,  # one tale, without the newline that ends it
-) -> str:  # "consistent", "well-formed" or "broken"
-    "Well-formed: words and sentences are right. Consistent: name, pronouns, object and count are right too."
+def tale_level(text: str) -> str:
+    """Well-formed: words and sentences are right. Consistent: name, pronouns, object and count are right too.
+    Args:
+        text: one tale, without the newline that ends it
+    Returns:
+        "consistent", "well-formed" or "broken"
+    """
     for level, agreement in (("consistent", True), ("well-formed", False)):
         with suppress(ParseError):
             parse(text, agreement=agreement)

@@ -36,7 +36,7 @@ from .ranks import gather, process_group, rank_and_size
 from .recipe import TrainConfig
 from .report import describe, evaluate_run, format_row, read_metrics, write_metrics
 from .start import Run, memory_needed, save_run, start_run
-from .vocab import Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/12_run.ipynb #ba2bdd20
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 and the signal's number, as shells have it

@@ -80,11 +80,12 @@ def _written(token: bytes) -> str:
     return "".join([_CHARACTERS[b] for b in token])
 
 # %% ../nbs/tools/vocab.ipynb #587850f6
-def bpe_from_gpt2_files(
-    vocab_json: str | Path,  # vocab.json or encoder.json
-    merges_txt: str | Path,  # merges.txt or vocab.bpe
-) -> BPETokenizer:
-    "Read a vocabulary in GPT-2's format. Raises ValueError that says what is wrong."
+def bpe_from_gpt2_files(vocab_json: str | Path, merges_txt: str | Path) -> BPETokenizer:
+    """Read a vocabulary in GPT-2's format. Raises ValueError that says what is wrong.
+    Args:
+        vocab_json: vocab.json or encoder.json
+        merges_txt: merges.txt or vocab.bpe
+    """
     byte_of, merges = {character: b for b, character in _CHARACTERS.items()}, []
     for number, line in enumerate(Path(merges_txt).read_text(encoding="utf-8").split("\n"), 1):
         if not line or number == 1 and line.startswith("#version"):

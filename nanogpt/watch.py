@@ -18,7 +18,7 @@ from .plot import new_axes, plot_emergence, plot_losses
 from .ranks import rank_and_size
 from .sample import sample_text, score_samples, stream
 from .start import Run
-from .vocab import Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/tools/watch.ipynb #2aeb225b
 TEMPERATURE = 0.8  # of the samples

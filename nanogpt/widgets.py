@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .plot import COLOURS, new_axes
 from .sample import Sampling, filter_logits
-from .vocab import Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/tools/widgets.ipynb #d65d3946
 def token_label(
@@ -33,7 +33,12 @@ def token_label(
 def plot_sampling(
     logits: Tensor, tokenizer: Tokenizer, n_best: int = 20, ax: Axes | None = None, **knobs
 ) -> Axes:
-    "The likeliest next tokens before and after temperature and filters. Raises ValueError for a wrong knob."
+    """The likeliest next tokens before and after temperature and filters. Raises ValueError for a wrong knob.
+    Args:
+        logits: (V,), of one position
+        n_best: tokens to draw, the likeliest first
+        **knobs: temperature, top_k, top_p and min_p of `Sampling`
+    """
     if logits.dim() != 1:
         raise ValueError(f"logits must be a tensor (V,), got shape {tuple(logits.shape)}; take one position")
     logits, s = logits.detach().float().cpu(), Sampling(**knobs)

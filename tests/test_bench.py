@@ -112,7 +112,8 @@ def test_both_sides_of_prepare_make_the_same_ids(tmp_path):
     documents = list(corpus.documents())
     assert 1e6 <= sum(map(len, documents)) < 1e6 + len(documents[-1]) and len(set(documents)) == len(documents)
     splits = prepare(corpus, tokenizer, tmp_path, val_fraction=0.9, workers=1)["splits"].values()
-    assert sum(split["tokens"] for split in splits) == sum(map(len, tokenizer.encoding.encode_ordinary_batch(documents)))
+    encoded = tokenizer.encoding.encode_ordinary_batch(documents)
+    assert sum(split["tokens"] for split in splits) == sum(map(len, encoded))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="reads peak memory through `resource`")

@@ -1,4 +1,5 @@
-"""Weights from transformers compute the same here, ours compute the same there, and what does not fit is named."""
+"""Weights from transformers compute the same here, ours do so there, and what does not fit is named."""
+
 import json
 import os
 import subprocess
@@ -25,19 +26,30 @@ from nanogpt.model import GPT
 from nanogpt.sample import generate
 from nanogpt.bpe import train_bpe
 from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
-from nanogpt.vocab import TiktokenTokenizer, to_huggingface
+from nanogpt.vocab import TiktokenTokenizer
 
 GPT2 = dict(model_type="gpt2", vocab_size=37, n_positions=16, n_embd=32, n_layer=3, n_head=4)
 LLAMA = dict(
-    model_type="llama", vocab_size=37, max_position_embeddings=16, hidden_size=32, intermediate_size=56, num_hidden_layers=3,
+    model_type="llama", vocab_size=37, max_position_embeddings=16, hidden_size=32, intermediate_size=56,
+    num_hidden_layers=3,
     num_attention_heads=4, num_key_value_heads=2,
 )  # fmt: skip
-STRETCHED = {"factor": 4.0, "low_freq_factor": 0.2, "high_freq_factor": 1.5, "original_max_position_embeddings": 8}
+STRETCHED = {
+    "factor": 4.0,
+    "low_freq_factor": 0.2,
+    "high_freq_factor": 1.5,
+    "original_max_position_embeddings": 8,
+}
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 12}
 MODELS = {
     "gpt2": GPT2,
     "gpt2, untied": {**GPT2, "tie_word_embeddings": False},
-    "gpt2, n_inner": {**GPT2, "n_inner": 40, "activation_function": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-3},
+    "gpt2, n_inner": {
+        **GPT2,
+        "n_inner": 40,
+        "activation_function": "gelu_pytorch_tanh",
+        "layer_norm_epsilon": 1e-3,
+    },
     "gpt2, exact gelu": {**GPT2, "activation_function": "gelu"},
     "gpt2, upcast": {**GPT2, "reorder_and_upcast_attn": True},
     "llama, untied": {**LLAMA, "tie_word_embeddings": False},
@@ -108,7 +120,9 @@ def test_their_models_compute_the_same_here(settings, tmp_path):
     state = torch.get_rng_state()
     ours = model_from_huggingface(tmp_path)
     assert torch.equal(torch.get_rng_state(), state), "loading draws no random numbers"
-    assert not ours.training and all(p.requires_grad and p.dtype == torch.float32 and p.device.type == "cpu" for p in ours.parameters())
+    assert not ours.training and all(
+        p.requires_grad and p.dtype == torch.float32 and p.device.type == "cpu" for p in ours.parameters()
+    )
     assert ours.num_params() == theirs.num_parameters()
     assert_same_logits(ours, theirs)
 
@@ -138,9 +152,16 @@ def test_in_out_in_gives_identical_tensors(settings, tmp_path):
     twice = model_from_huggingface(tmp_path / "ours")
     assert once.state_dict().keys() == twice.state_dict().keys()
     assert all(torch.equal(tensor, twice.state_dict()[name]) for name, tensor in once.state_dict().items())
-    theirs, ours = load_file(tmp_path / "theirs" / "model.safetensors"), load_file(tmp_path / "ours" / "model.safetensors")
-    assert theirs.keys() == ours.keys() and all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
-    assert replace(once.config, head_dim=None, n_kv_head=None) == replace(twice.config, head_dim=None, n_kv_head=None)
+    theirs, ours = (
+        load_file(tmp_path / "theirs" / "model.safetensors"),
+        load_file(tmp_path / "ours" / "model.safetensors"),
+    )
+    assert theirs.keys() == ours.keys() and all(
+        torch.equal(tensor, ours[name]) for name, tensor in theirs.items()
+    )
+    assert replace(once.config, head_dim=None, n_kv_head=None) == replace(
+        twice.config, head_dim=None, n_kv_head=None
+    )
     assert (once.config.head_size, once.config.kv_heads) == (twice.config.head_size, twice.config.kv_heads)
 
 
@@ -150,12 +171,21 @@ def test_half_precision_is_widened(dtype, tmp_path):
     make_theirs(LLAMA).to(dtype).save_pretrained(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ours = model_from_huggingface(tmp_path)
-    assert ours.lm_head.weight.dtype == torch.float32 and torch.equal(ours.lm_head.weight, theirs.lm_head.weight)
+    assert ours.lm_head.weight.dtype == torch.float32 and torch.equal(
+        ours.lm_head.weight, theirs.lm_head.weight
+    )
     assert_same_logits(ours, theirs)
     save_pretrained(ours.to(dtype), tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["dtype"] == str(dtype)[6:]
-    out, expected = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "model.safetensors")
-    assert all(out[name].dtype == dtype and torch.equal(out[name], tensor) for name, tensor in expected.items())
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["dtype"] == str(dtype)[6:]
+    )
+    out, expected = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(tmp_path / "model.safetensors"),
+    )
+    assert all(
+        out[name].dtype == dtype and torch.equal(out[name], tensor) for name, tensor in expected.items()
+    )
 
 
 def test_shards_of_transformers(tmp_path):
@@ -172,7 +202,10 @@ def test_shards_of_transformers(tmp_path):
 def rewrite(folder: Path, change, settings: dict = GPT2):
     "A folder of transformers whose tensors and config went through `change`."
     make_theirs(settings).save_pretrained(folder)
-    tensors, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors, config = (
+        load_file(folder / "model.safetensors"),
+        json.loads((folder / "config.json").read_text(encoding="utf-8")),
+    )
     tensors = change(tensors, config) or tensors
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -181,43 +214,81 @@ def rewrite(folder: Path, change, settings: dict = GPT2):
 def test_files_as_the_hub_has_them(tmp_path):
     "GPT-2's has no prefix and stores its masks; others hold the tied output layer; old Llamas store angles."
     expected = make_theirs(GPT2)
-    masks = {f"h.{i}.attn.{name}": torch.ones(1, 1, 16, 16) for i in range(3) for name in ("bias", "masked_bias")}
-    rewrite(tmp_path / "a", lambda tensors, config: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()} | masks)
+    masks = {
+        f"h.{i}.attn.{name}": torch.ones(1, 1, 16, 16) for i in range(3) for name in ("bias", "masked_bias")
+    }
+    rewrite(
+        tmp_path / "a",
+        lambda tensors, config: (
+            {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()} | masks
+        ),
+    )
     assert_same_logits(model_from_huggingface(tmp_path / "a"), expected)
-    rewrite(tmp_path / "b", lambda tensors, config: tensors | {"lm_head.weight": tensors["transformer.wte.weight"].clone()})
+    rewrite(
+        tmp_path / "b",
+        lambda tensors, config: tensors | {"lm_head.weight": tensors["transformer.wte.weight"].clone()},
+    )
     assert_same_logits(model_from_huggingface(tmp_path / "b"), expected)
     angles = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
     rewrite(tmp_path / "c", lambda tensors, config: tensors | angles, LLAMA)
     assert_same_logits(model_from_huggingface(tmp_path / "c"), make_theirs(LLAMA))
-    with pytest.raises(ValueError, match="tie_word_embeddings is true in .*config.json, but lm_head.weight differs from transformer.wte.weight"):
-        rewrite(tmp_path / "d", lambda tensors, config: tensors | {"lm_head.weight": tensors["transformer.wte.weight"] + 1})
+    with pytest.raises(
+        ValueError,
+        match="tie_word_embeddings is true in .*config.json, but lm_head.weight differs from transformer.wte",
+    ):
+        rewrite(
+            tmp_path / "d",
+            lambda tensors, config: tensors | {"lm_head.weight": tensors["transformer.wte.weight"] + 1},
+        )
         model_from_huggingface(tmp_path / "d")
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda t, c: {n: x for n, x in t.items() if n != "transformer.h.1.ln_1.bias"}, "1 missing: transformer.h.1.ln_1.bias$"),
-        (lambda t, c: {n: x for n, x in t.items() if "mlp" not in n}, "12 missing: (transformer.h.[01].mlp.c_[a-z.]*, ){5}…$"),
+        (
+            lambda t, c: {n: x for n, x in t.items() if n != "transformer.h.1.ln_1.bias"},
+            "1 missing: transformer.h.1.ln_1.bias$",
+        ),
+        (
+            lambda t, c: {n: x for n, x in t.items() if "mlp" not in n},
+            "12 missing: (transformer.h.[01].mlp.c_[a-z.]*, ){5}…$",
+        ),
         (lambda t, c: t | {"score.weight": torch.zeros(2)}, "1 unexpected: score.weight$"),
-        (lambda t, c: t | {"transformer.h.0.attn.biases": torch.zeros(2)}, "1 unexpected: transformer.h.0.attn.biases$"),
-        (lambda t, c: t | {"transformer.h.3.ln_1.weight": torch.zeros(32)}, "1 unexpected: transformer.h.3.ln_1.weight$"),
+        (
+            lambda t, c: t | {"transformer.h.0.attn.biases": torch.zeros(2)},
+            "1 unexpected: transformer.h.0.attn.biases$",
+        ),
+        (
+            lambda t, c: t | {"transformer.h.3.ln_1.weight": torch.zeros(32)},
+            "1 unexpected: transformer.h.3.ln_1.weight$",
+        ),
         (
             lambda t, c: t | {"transformer.h.0.mlp.c_fc.weight": t["transformer.h.0.mlp.c_fc.weight"].t()},
             r"1 of another shape: transformer.h.0.mlp.c_fc.weight \(128, 32\) instead of \(32, 128\)$",
         ),
-        (lambda t, c: c.update(vocab_size=38), r"1 of another shape: transformer.wte.weight \(37, 32\) instead of \(38, 32\)$"),
-        (lambda t, c: c.update(tie_word_embeddings=False), "1 missing: lm_head.weight$"),
-        (lambda t, c: t | {"transformer.ln_f.bias": torch.zeros(32, dtype=torch.int8)}, "1 of another type: transformer.ln_f.bias torch.int8$"),
         (
-            lambda t, c: {n: x for n, x in t.items() if "ln_f.w" not in n} | {"transformer.ln_f.gain": torch.ones(32)},
+            lambda t, c: c.update(vocab_size=38),
+            r"1 of another shape: transformer.wte.weight \(37, 32\) instead of \(38, 32\)$",
+        ),
+        (lambda t, c: c.update(tie_word_embeddings=False), "1 missing: lm_head.weight$"),
+        (
+            lambda t, c: t | {"transformer.ln_f.bias": torch.zeros(32, dtype=torch.int8)},
+            "1 of another type: transformer.ln_f.bias torch.int8$",
+        ),
+        (
+            lambda t, c: (
+                {n: x for n, x in t.items() if "ln_f.w" not in n} | {"transformer.ln_f.gain": torch.ones(32)}
+            ),
             "; 1 missing: transformer.ln_f.weight; 1 unexpected: transformer.ln_f.gain$",
         ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(change, message, tmp_path):
     rewrite(tmp_path, change)
-    with pytest.raises(ValueError, match=f"the weights in .* do not fit its config.json; .*{message.lstrip('; ')}") as caught:
+    with pytest.raises(
+        ValueError, match=f"the weights in .* do not fit its config.json; .*{message.lstrip('; ')}"
+    ) as caught:
         model_from_huggingface(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -225,25 +296,49 @@ def test_weights_that_do_not_fit_are_named(change, message, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' is of a layout that nanogpt does not know; it knows gpt2, llama, qwen3"),
+        (
+            {"model_type": "mamba"},
+            "model_type 'mamba' is of a layout that nanogpt does not know; it knows gpt2, llama, qwen3",
+        ),
         ({}, "model_type None is of a layout"),
-        ({**GPT2, "activation_function": "relu"}, "activation_function is 'relu', which nanogpt does not compute; it computes 'gelu_new' and"),
+        (
+            {**GPT2, "activation_function": "relu"},
+            "activation_function is 'relu', which nanogpt does not compute; it computes 'gelu_new' and",
+        ),
         ({**GPT2, "scale_attn_weights": False}, "scale_attn_weights is False"),
         ({**GPT2, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({**GPT2, "add_cross_attention": True}, "add_cross_attention is True"),
         ({**GPT2, "quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
-        ({**LLAMA, "hidden_act": "gelu"}, "hidden_act is 'gelu', which nanogpt does not compute; it computes 'silu'"),
+        (
+            {**LLAMA, "hidden_act": "gelu"},
+            "hidden_act is 'gelu', which nanogpt does not compute; it computes 'silu'",
+        ),
         ({**LLAMA, "attention_bias": True}, "attention_bias is True"),
         ({**LLAMA, "mlp_bias": True}, "mlp_bias is True"),
         ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling must have factor, high_freq_factor, .*, got factor"),
+        (
+            {**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "rope_scaling must have factor, high_freq_factor, .*, got factor",
+        ),
         ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
         ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
-        ({**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_type is .default. with partial_rotary_factor=0.5, which"),
+        (
+            {**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "rope_type is .default. with partial_rotary_factor=0.5, which",
+        ),
         ({**QWEN3, "use_sliding_window": True}, "use_sliding_window is True"),
-        ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types is 'sliding_attention', which"),
-        ({name: value for name, value in GPT2.items() if name != "n_embd"}, "the config of a gpt2 model lacks 'n_embd'"),
-        ({name: value for name, value in QWEN3.items() if name != "hidden_size"}, "the config of a qwen3 model lacks 'hidden_size'"),
+        (
+            {**QWEN3, "layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types is 'sliding_attention', which",
+        ),
+        (
+            {name: value for name, value in GPT2.items() if name != "n_embd"},
+            "the config of a gpt2 model lacks 'n_embd'",
+        ),
+        (
+            {name: value for name, value in QWEN3.items() if name != "hidden_size"},
+            "the config of a qwen3 model lacks 'hidden_size'",
+        ),
         ({**GPT2, "n_head": 5}, "n_embd must be a multiple of n_head"),
     ],
 )
@@ -257,24 +352,52 @@ def test_what_we_do_not_compute_is_named(settings, message, tmp_path):
 
 
 def test_configs_of_both_versions_of_transformers():
-    old, new = {**LLAMA, "rope_theta": 5e5, "rope_scaling": None}, {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
-    assert config_from_huggingface(old) == config_from_huggingface(new) and config_from_huggingface(old).rope_theta == 5e5
+    old, new = (
+        {**LLAMA, "rope_theta": 5e5, "rope_scaling": None},
+        {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    )
+    assert (
+        config_from_huggingface(old) == config_from_huggingface(new)
+        and config_from_huggingface(old).rope_theta == 5e5
+    )
     stretched = {"rope_type": "llama3", **STRETCHED}
-    old, new = {**LLAMA, "rope_theta": 5e5, "rope_scaling": stretched}, {**LLAMA, "rope_parameters": {**stretched, "rope_theta": 5e5}}
-    assert config_from_huggingface(old) == config_from_huggingface(new) and config_from_huggingface(old).rope_scaling == STRETCHED
+    old, new = (
+        {**LLAMA, "rope_theta": 5e5, "rope_scaling": stretched},
+        {**LLAMA, "rope_parameters": {**stretched, "rope_theta": 5e5}},
+    )
+    assert (
+        config_from_huggingface(old) == config_from_huggingface(new)
+        and config_from_huggingface(old).rope_scaling == STRETCHED
+    )
     assert config_from_huggingface(LLAMA).rope_theta == 10_000 and not config_from_huggingface(LLAMA).tied
     assert config_from_huggingface({**QWEN3, "head_dim": None}).head_size == 8
-    assert config_from_huggingface({name: value for name, value in QWEN3.items() if name != "head_dim"}).head_size == 128
+    assert (
+        config_from_huggingface(
+            {name: value for name, value in QWEN3.items() if name != "head_dim"}
+        ).head_size
+        == 128
+    )
     written = config_to_huggingface(config_from_huggingface(old))
     assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 5e5
 
 
 def test_files_that_are_not_there_or_not_whole_are_named(tmp_path, monkeypatch):
     pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("a path is no name on the hub"))
-    absent = ("no/such/folder", tmp_path / "absent", "./absent", str(tmp_path / "absent"), "out/ckpt.pt", "absent")
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("a path is no name on the hub")
+    )
+    absent = (
+        "no/such/folder",
+        tmp_path / "absent",
+        "./absent",
+        str(tmp_path / "absent"),
+        "out/ckpt.pt",
+        "absent",
+    )
     for source in absent:
-        with pytest.raises(FileNotFoundError, match="there is no folder .*; name one, or a model of the Hugging Face hub as"):
+        with pytest.raises(
+            FileNotFoundError, match="there is no folder .*; name one, or a model of the Hugging Face hub as"
+        ):
             load(source)
     with pytest.raises(FileNotFoundError, match="no checkpoint at .*ckpt.pt, and no model.safetensors"):
         load(tmp_path)
@@ -285,7 +408,9 @@ def test_files_that_are_not_there_or_not_whole_are_named(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="config.json is damaged"):
             model_from_huggingface(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2), encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match="there is no model.safetensors in .*, nor an index of shards"):
+    with pytest.raises(
+        FileNotFoundError, match="there is no model.safetensors in .*, nor an index of shards"
+    ):
         model_from_huggingface(tmp_path)
 
 
@@ -295,7 +420,9 @@ def test_truncation_is_named_at_every_length(tmp_path):
     whole = path.read_bytes()
     for length in [*range(0, 200, 7), *range(200, len(whole), len(whole) // 40), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="model.safetensors is damaged or cut short .*; fetch it again") as caught:
+        with pytest.raises(
+            ValueError, match="model.safetensors is damaged or cut short .*; fetch it again"
+        ) as caught:
             model_from_huggingface(tmp_path)
         assert "\n" not in str(caught.value)
     for content in (whole + b"x", b"\xff" * len(whole), whole[:8] + b"[" + whole[9:]):
@@ -313,7 +440,10 @@ def test_pickles_are_never_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2), encoding="utf-8")
     torch.save({"transformer.wte.weight": Intruder()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle, which can run code when it is read, so it is not read; convert it"):
+    with pytest.raises(
+        ValueError,
+        match="pytorch_model.bin is a pickle, which can run code when it is read, so it is not read; convert",
+    ):
         model_from_huggingface(tmp_path)
     torch.save(Intruder(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
@@ -328,16 +458,30 @@ def test_the_hub_gives_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     for source in ("owner/some-model.v2@abc", "hf:owner/name", "hf:distilgpt2@v1", "gpt2"):
         assert_same_logits(load_model(source)[0], theirs)
-    assert asked == [("owner/some-model.v2", "abc"), ("owner/name", None), ("distilgpt2", "v1"), ("gpt2", None)]
+    assert asked == [
+        ("owner/some-model.v2", "abc"),
+        ("owner/name", None),
+        ("distilgpt2", "v1"),
+        ("gpt2", None),
+    ]
 
 
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["offline", "unreachable"])
+@pytest.mark.parametrize(
+    "environment",
+    [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}],
+    ids=["offline", "unreachable"],
+)
 def test_an_unreachable_hub_is_one_line(environment, tmp_path):
     pytest.importorskip("huggingface_hub")
     code = "from nanogpt.hub import load\ntry: load('owner/name')\nexcept OSError as error: print(error)"
     environment = os.environ | {"HF_HOME": str(tmp_path)} | environment
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=120)
-    assert done.stdout.startswith("model owner/name could not be fetched from the hub (") and done.stdout.count("\n") == 1, done
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=120
+    )
+    assert (
+        done.stdout.startswith("model owner/name could not be fetched from the hub (")
+        and done.stdout.count("\n") == 1
+    ), done
     page = "connect, check the name and its licence at https://huggingface.co/owner/name"
     assert done.stdout.endswith(f"); {page}, or download it elsewhere and name the folder\n")
 
@@ -387,11 +531,16 @@ def test_a_run_gives_its_best_checkpoint_and_tokenizer(tmp_path):
 @pytest.mark.parametrize("dtype", [None, "bfloat16", torch.float64])
 def test_device_and_dtype(kind, dtype, tmp_path):
     ours = make_ours(replace(OURS["gpt2"], mlp="gelu_exact"))
-    save_pretrained(ours, tmp_path / "folder") if kind == "folder" else nanogpts_checkpoint(tmp_path / "checkpoint", ours)
+    save_pretrained(ours, tmp_path / "folder") if kind == "folder" else nanogpts_checkpoint(
+        tmp_path / "checkpoint", ours
+    )
     model, tokenizer = load(tmp_path / kind, device="cpu", dtype=dtype)
     expected = {None: torch.float32, "bfloat16": torch.bfloat16, torch.float64: torch.float64}[dtype]
     assert {p.dtype for p in model.parameters()} == {expected} and tokenizer is None
-    assert torch.equal(model.lm_head.weight, ours.lm_head.weight.to(expected)) and model.config.mlp == "gelu_exact"
+    assert (
+        torch.equal(model.lm_head.weight, ours.lm_head.weight.to(expected))
+        and model.config.mlp == "gelu_exact"
+    )
     assert model.lm_head.weight is model.transformer.wte.weight, "still tied"
     assert load(tmp_path / kind)[0].lm_head.weight.device.type in ("cpu", "cuda", "mps")
     with pytest.raises(ValueError, match="device 'cuda:99' cannot be used here"):
@@ -401,14 +550,18 @@ def test_device_and_dtype(kind, dtype, tmp_path):
 @pytest.mark.parametrize("model_args", [None, {}, {"width": 3, "n_layer": 2}], ids=str)
 def test_a_model_of_another_class_is_not_guessed_at(model_args, tmp_path):
     nanogpts_checkpoint(tmp_path / "ckpt.pt", GPT(OURS["gpt2"]), model_args=model_args)
-    with pytest.raises(ValueError, match="ckpt.pt holds a model of a class that is not nanogpt's .*build it yourself") as caught:
+    with pytest.raises(
+        ValueError, match="ckpt.pt holds a model of a class that is not nanogpt's .*build it yourself"
+    ) as caught:
         load(tmp_path)
     assert "load_checkpoint('" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_none(tmp_path):
     save_pretrained(GPT(OURS["gpt2"]), tmp_path, TOKENIZERS["bpe"])
-    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) | {"pre_tokenizer": QWENS_CUT}
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) | {
+        "pre_tokenizer": QWENS_CUT
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     assert load(tmp_path, "cpu")[1] is None
     with pytest.raises(ValueError, match="does not cut text as GPT-2 does"):
@@ -430,15 +583,21 @@ def test_our_models_compute_the_same_there(config, shard_bytes, tmp_path):
     assert_same_logits(ours, theirs.eval())
     assert_same_logits(model_from_huggingface(tmp_path, vocab_multiple=7), theirs)
     shards = list(tmp_path.glob("*.safetensors"))
-    assert (len(shards) > 3) == (shard_bytes is not None) and (tmp_path / "model.safetensors").exists() == (shard_bytes is None)
+    assert (len(shards) > 3) == (shard_bytes is not None) and (tmp_path / "model.safetensors").exists() == (
+        shard_bytes is None
+    )
     largest = max(piece.numel() * 4 for shard in shards for piece in load_file(shard).values())
-    assert all(sum(t.numel() * 4 for t in load_file(shard).values()) <= max(shard_bytes or 1 << 40, largest) for shard in shards)
+    assert all(
+        sum(t.numel() * 4 for t in load_file(shard).values()) <= max(shard_bytes or 1 << 40, largest)
+        for shard in shards
+    )
 
 
 def test_every_field_of_the_config_is_thought_of():
     "A new field must go into PARTS, where it changes the function, or into this list."
     free = {
-        "block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "init_std", "embd_std", "norm_eps", "n_inner", "rope_theta", "rope_scaling",
+        "block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "init_std", "embd_std",
+        "norm_eps", "n_inner", "rope_theta", "rope_scaling",
         "n_kv_head", "head_dim", "document_token", "tied", "vocab_multiple", "bias", "qk_norm",
     }  # fmt: skip
     assert {field.name for field in fields(GPTConfig)} == free | set(PARTS["gpt2"]) | set(PARTS["llama"])
@@ -447,8 +606,14 @@ def test_every_field_of_the_config_is_thought_of():
 @pytest.mark.parametrize(
     "config, message",
     [
-        (GPTConfig.speedrun(**SHAPE, window=5), "has mlp='relu2', window=5 with .*; the nearest, qwen3, has mlp='swiglu', window=None"),
-        (GPTConfig(**SHAPE, mlp="relu2"), "has mlp='relu2' with the rest of this model; the nearest, gpt2, has mlp='gelu'"),
+        (
+            GPTConfig.speedrun(**SHAPE, window=5),
+            "has mlp='relu2', window=5 with .*; the nearest, qwen3, has mlp='swiglu', window=None",
+        ),
+        (
+            GPTConfig(**SHAPE, mlp="relu2"),
+            "has mlp='relu2' with the rest of this model; the nearest, gpt2, has mlp='gelu'",
+        ),
         (GPTConfig(**SHAPE, window=5), "has window=5 .* gpt2, has window=None"),
         (GPTConfig(**SHAPE, n_kv_head=2), "has n_kv_head=2 .* gpt2, has n_kv_head=None"),
         (GPTConfig(**SHAPE, head_dim=12), "has head_dim=12 .* gpt2, has head_dim=None"),
@@ -456,7 +621,10 @@ def test_every_field_of_the_config_is_thought_of():
         (GPTConfig(**SHAPE, positions="rotary"), "has positions='rotary' .* gpt2, has positions='learned'"),
         (GPTConfig.llama(**SHAPE, bias=True), "has bias=True .* llama, has bias=False"),
         (GPTConfig.llama(**SHAPE, norm="layer"), "has norm='layer' .* llama, has norm='rms'"),
-        (GPTConfig.llama(**SHAPE | {"n_head": 5, "head_dim": 8}), "wants n_embd to be a multiple of n_head, got n_embd=32 and n_head=5"),
+        (
+            GPTConfig.llama(**SHAPE | {"n_head": 5, "head_dim": 8}),
+            "wants n_embd to be a multiple of n_head, got n_embd=32 and n_head=5",
+        ),
     ],
 )
 def test_what_transformers_has_not_is_named(config, message, tmp_path):
@@ -467,7 +635,9 @@ def test_what_transformers_has_not_is_named(config, message, tmp_path):
 
 def test_without_biases_is_with_zero_biases(tmp_path):
     save_pretrained(make_ours(OURS["gpt2, no bias"]), tmp_path)
-    biases = [tensor for name, tensor in load_file(tmp_path / "model.safetensors").items() if name.endswith("bias")]
+    biases = [
+        tensor for name, tensor in load_file(tmp_path / "model.safetensors").items() if name.endswith("bias")
+    ]
     assert len(biases) == 2 * 6 + 1 and not any(map(torch.count_nonzero, biases))
     assert model_from_huggingface(tmp_path).config.bias
 
@@ -476,14 +646,26 @@ def test_padded_rows_stay_at_home(tmp_path):
     padded = make_ours(OURS["padded"])
     assert padded.transformer.wte.weight.shape[0] == 384
     save_pretrained(padded, tmp_path)
-    plain, again = model_from_huggingface(tmp_path), model_from_huggingface(tmp_path, vocab_multiple=128, dropout=0.5)
-    assert plain.transformer.wte.weight.shape[0] == 300 and again.transformer.wte.weight.shape[0] == 384 and again.config.dropout == 0.5
-    assert torch.equal(again.transformer.wte.weight[:300], plain.transformer.wte.weight) and not again.transformer.wte.weight[300:].any()
+    plain, again = (
+        model_from_huggingface(tmp_path),
+        model_from_huggingface(tmp_path, vocab_multiple=128, dropout=0.5),
+    )
+    assert (
+        plain.transformer.wte.weight.shape[0] == 300
+        and again.transformer.wte.weight.shape[0] == 384
+        and again.config.dropout == 0.5
+    )
+    assert (
+        torch.equal(again.transformer.wte.weight[:300], plain.transformer.wte.weight)
+        and not again.transformer.wte.weight[300:].any()
+    )
     assert again.lm_head.weight is again.transformer.wte.weight
     idx = ids_for(plain.config)
     with torch.no_grad():
         assert torch.equal(plain.hidden_states(idx), again.hidden_states(idx))
-        assert torch.allclose(plain(idx)[0], again(idx)[0], atol=1e-5, rtol=0), "another number of rows may be added up in another order"
+        assert torch.allclose(plain(idx)[0], again(idx)[0], atol=1e-5, rtol=0), (
+            "another number of rows may be added up in another order"
+        )
         assert again(idx, idx, 7)[1].item() == pytest.approx(plain(idx, idx)[1].item(), abs=1e-5)
 
 
@@ -520,7 +702,9 @@ def test_another_model_is_replaced_whole(tmp_path):
         save_pretrained(ours, tmp_path, shard_bytes=shard_bytes)
         assert torch.equal(model_from_huggingface(tmp_path).lm_head.weight, ours.lm_head.weight)
         totals = {path.name[-17:] for path in tmp_path.glob("model-*.safetensors")}
-        assert len(totals) == (shard_bytes is not None) and (tmp_path / "model.safetensors").exists() == (shard_bytes is None)
+        assert len(totals) == (shard_bytes is not None) and (tmp_path / "model.safetensors").exists() == (
+            shard_bytes is None
+        )
     assert (tmp_path / "model.txt").exists()
 
 
@@ -531,7 +715,9 @@ def test_a_crash_leaves_the_old_file(tmp_path):
     broken.transformer.ln_f = broken.transformer.ln_f.to("meta")  # has no numbers to write
     with pytest.raises(NotImplementedError):
         save_pretrained(broken, tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == before and not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*"))
+    assert (tmp_path / "model.safetensors").read_bytes() == before and not list(
+        tmp_path.glob("*.tmp")
+    ) + list(tmp_path.glob(".*"))
 
 
 def test_bad_options_are_named(tmp_path):
@@ -541,11 +727,17 @@ def test_bad_options_are_named(tmp_path):
     with pytest.raises(ValueError, match="^vocab_multiple must be at least 1, got 0"):
         save_pretrained(model, tmp_path / "good")
         model_from_huggingface(tmp_path / "good", vocab_multiple=0)
-    with pytest.raises(ValueError, match="the tokenizer has 301 ids, the model 300; save the tokenizer that it was trained with"):
+    with pytest.raises(
+        ValueError,
+        match="the tokenizer has 301 ids, the model 300; save the tokenizer that it was trained with",
+    ):
         save_pretrained(model, tmp_path, CharTokenizer("".join(map(chr, range(1000, 1301)))))
     other = TiktokenTokenizer.__new__(TiktokenTokenizer)
     other.name, other.vocab_size, other.eot = "cl100k_base", 300, 0
-    with pytest.raises(ValueError, match="tokenizer 'cl100k_base' cannot be written as a tokenizer.json; it can be characters, bytes"):
+    with pytest.raises(
+        ValueError,
+        match="tokenizer 'cl100k_base' cannot be written as a tokenizer.json; it can be characters, bytes",
+    ):
         save_pretrained(model, tmp_path, other)
     assert [path.name for path in tmp_path.iterdir()] == ["good"], "nothing was written"
 
@@ -556,11 +748,19 @@ def test_the_layout_covers_every_row_once():
             state = GPT(config).state_dict()
         layout = huggingface_layout(config)
         names = [piece.name for pieces in layout.values() for piece in pieces]
-        assert len(set(names)) == len(names) and set(state) - set(layout) == ({"lm_head.weight"} if config.tied else set())
+        assert len(set(names)) == len(names) and set(state) - set(layout) == (
+            {"lm_head.weight"} if config.tied else set()
+        )
         for name, pieces in layout.items():
-            assert all(isinstance(piece, Piece) and piece.stop - piece.start in piece.shape for piece in pieces)
+            assert all(
+                isinstance(piece, Piece) and piece.stop - piece.start in piece.shape for piece in pieces
+            )
             assert [piece.start for piece in pieces] == [0, *(piece.stop for piece in pieces[:-1])]
-            assert pieces[-1].stop == (config.vocab_size if name in ("transformer.wte.weight", "lm_head.weight") else len(state[name]))
+            assert pieces[-1].stop == (
+                config.vocab_size
+                if name in ("transformer.wte.weight", "lm_head.weight")
+                else len(state[name])
+            )
 
 
 # Tokenizers
@@ -608,7 +808,11 @@ def test_their_tokenizer_gives_the_same_ids(tokenizer, tmp_path):
         assert theirs.encode(text) == ids and theirs.decode(ids) == tokenizer.decode(ids) == text
     assert len(theirs) == tokenizer.vocab_size and theirs.eos_token_id == theirs.bos_token_id == tokenizer.eot
     back = tokenizer_from_huggingface(tmp_path)
-    assert back.fingerprint == tokenizer.fingerprint and back.eot == tokenizer.eot and type(back) is type(tokenizer)
+    assert (
+        back.fingerprint == tokenizer.fingerprint
+        and back.eot == tokenizer.eot
+        and type(back) is type(tokenizer)
+    )
     theirs.save_pretrained(tmp_path / "theirs")
     assert tokenizer_from_huggingface(tmp_path / "theirs").fingerprint == tokenizer.fingerprint
 
@@ -617,9 +821,16 @@ def test_every_character_is_one_token(tmp_path):
     transformers = pytest.importorskip("transformers")
     characters = "".join(chr(i) for i in [*range(0xD800), *range(0xE000, 0x30000, 7)])
     tokenizer = CharTokenizer(characters)
-    save_pretrained(GPT(GPTConfig(block_size=4, vocab_size=len(characters), n_layer=1, n_head=1, n_embd=1)), tmp_path, tokenizer)
+    save_pretrained(
+        GPT(GPTConfig(block_size=4, vocab_size=len(characters), n_layer=1, n_head=1, n_embd=1)),
+        tmp_path,
+        tokenizer,
+    )
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert theirs.encode(characters) == list(range(len(characters))) and theirs.decode(theirs.encode(characters)) == characters
+    assert (
+        theirs.encode(characters) == list(range(len(characters)))
+        and theirs.decode(theirs.encode(characters)) == characters
+    )
 
 
 def test_gpt2s_vocabulary_goes_out(tmp_path):
@@ -637,9 +848,13 @@ def test_gpt2s_vocabulary_goes_out(tmp_path):
     (tmp_path / "tokenizer.json").rename(tmp_path / "old.json")
     content = json.loads((tmp_path / "old.json").read_text(encoding="utf-8"))
     (tmp_path / "vocab.json").write_text(json.dumps(content["model"]["vocab"]), encoding="utf-8")
-    (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, content["model"]["merges"])), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text(
+        "\n".join(map(" ".join, content["model"]["merges"])), encoding="utf-8"
+    )
     assert tokenizer_from_huggingface(tmp_path).fingerprint == back.fingerprint
-    content["model"]["merges"] = list(map(" ".join, content["model"]["merges"]))  # as the hub's own files write them
+    content["model"]["merges"] = list(
+        map(" ".join, content["model"]["merges"])
+    )  # as the hub's own files write them
     content["pre_tokenizer"].pop("use_regex")
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     assert tokenizer_from_huggingface(tmp_path).fingerprint == back.fingerprint
@@ -647,14 +862,18 @@ def test_gpt2s_vocabulary_goes_out(tmp_path):
 
 QWENS_CUT = {
     "type": "Sequence",
-    "pretokenizers": [{"type": "Split", "pattern": {"Regex": r"\p{L}+"}, "behavior": "Isolated"}, {"type": "ByteLevel", "use_regex": False}],
+    "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": r"\p{L}+"}, "behavior": "Isolated"},
+        {"type": "ByteLevel", "use_regex": False},
+    ],
 }
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"pre_tokenizer": QWENS_CUT}, {"pre_tokenizer": None}, {"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}},
+        {"pre_tokenizer": QWENS_CUT}, {"pre_tokenizer": None},
+        {"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}},
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, {"normalizer": {"type": "NFC"}},
         {"model": {"type": "Unigram", "vocab": []}},
         {"post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}},
@@ -664,17 +883,23 @@ QWENS_CUT = {
     ids=str,
 )  # fmt: skip
 def test_tokenizers_that_cut_otherwise_are_named(change, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(to_huggingface(TOKENIZERS["bpe"])), encoding="utf-8")
+    TOKENIZERS["bpe"].save_huggingface(tmp_path / "tokenizer.json")
     assert tokenizer_from_huggingface(tmp_path).fingerprint == TOKENIZERS["bpe"].fingerprint
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) | change
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match="does not cut text as GPT-2 does, so it cannot be read; .*transformers.AutoTokenizer") as caught:
+    with pytest.raises(
+        ValueError,
+        match="does not cut text as GPT-2 does, so it cannot be read; .*transformers.AutoTokenizer",
+    ) as caught:
         tokenizer_from_huggingface(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no tokenizer.json in .*, and no vocab.json; name a folder that holds a tokenizer"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="there is no tokenizer.json in .*, and no vocab.json; name a folder that holds a tokenizer",
+    ):
         tokenizer_from_huggingface(tmp_path)
 
 
@@ -684,8 +909,13 @@ def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path)
     model = GPT(OURS["gpt2"])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "ckpt.pt").touch()
-    with pytest.raises(ValueError, match="is the folder of a run, whose config.json would be lost; choose another"):
+    with pytest.raises(
+        ValueError, match="is the folder of a run, whose config.json would be lost; choose another"
+    ):
         save_pretrained(model, tmp_path / "run")
-    with pytest.raises(ValueError, match="the model has no weight .*; save the model itself, not a copy that was made for decoding"):
+    with pytest.raises(
+        ValueError,
+        match="the model has no weight .*; save the model itself, not a copy that was made for decoding",
+    ):
         save_pretrained(for_decoding(model), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

@@ -1,4 +1,5 @@
-"""Sampling draws from exactly the distribution that it says, cached or not, inside the context and past it."""
+"""Sampling draws from the very distribution that it says, cached or not, inside the context and past it."""
+
 import math
 from dataclasses import replace
 
@@ -60,8 +61,10 @@ def some_prompts(*lengths: int) -> list[list[int]]:
     return [torch.randint(20, (n,), generator=seeded(n)).tolist() for n in lengths]
 
 
-def naive(model: GPT, prompts: list[list[int]], steps: int, sampling: Sampling, generator=None) -> tuple[list, list]:
-    "No cache, no padding: each row alone reads its context anew, past its end the newest half and what came since."
+def naive(
+    model: GPT, prompts: list[list[int]], steps: int, sampling: Sampling, generator=None
+) -> tuple[list, list]:
+    "No cache, no padding: each row reads its context anew, past its end the newest half and what came since."
     rows, starts, logprobs = [list(prompt) for prompt in prompts], [0] * len(prompts), [[] for _ in prompts]
     block_size = model.config.block_size
     for _ in range(steps):
@@ -80,7 +83,9 @@ def naive(model: GPT, prompts: list[list[int]], steps: int, sampling: Sampling, 
 
 def streamed(model: GPT, prompts: list[list[int]], steps: int, *args) -> tuple[list, list]:
     "`stream_tokens` in the form of `naive`."
-    tokens, logprobs = (torch.cat(parts, 1).tolist() for parts in zip(*stream_tokens(model, prompts, steps, *args)))
+    tokens, logprobs = (
+        torch.cat(parts, 1).tolist() for parts in zip(*stream_tokens(model, prompts, steps, *args))
+    )
     copies = len(tokens) // len(prompts)
     return [prompts[i // copies] + row for i, row in enumerate(tokens)], logprobs
 
@@ -90,7 +95,9 @@ def streamed(model: GPT, prompts: list[list[int]], steps: int, *args) -> tuple[l
 
 @every_config
 @pytest.mark.parametrize("length", [1, 5, 12])
-@pytest.mark.parametrize("knobs", [dict(temperature=0), {}, EVERY_KNOB], ids=["greedy", "plain", "every knob"])
+@pytest.mark.parametrize(
+    "knobs", [dict(temperature=0), {}, EVERY_KNOB], ids=["greedy", "plain", "every knob"]
+)
 def test_cached_equals_naive_inside_and_past_the_context(config, length, knobs):
     model, prompts = build(config).double(), some_prompts(length, length, length)
     prompts[1] = prompts[1][::-1]
@@ -98,7 +105,9 @@ def test_cached_equals_naive_inside_and_past_the_context(config, length, knobs):
     ours, our_logprobs = streamed(model, prompts, 31, sampling, seeded(2))
     expected, logprobs = naive(model, prompts, 31, sampling, seeded(2))
     assert ours == expected
-    assert np.allclose(our_logprobs, logprobs, atol=1e-5), "those of an uncached forward, whatever the knobs did"
+    assert np.allclose(our_logprobs, logprobs, atol=1e-5), (
+        "those of an uncached forward, whatever the knobs did"
+    )
     if sampling.temperature:
         assert len({token for row in ours for token in row}) > 10, "else the test says nothing"
 
@@ -128,7 +137,9 @@ def test_a_row_in_company_gets_what_it_gets_alone(config, penalty):
 def positions_read(model: GPT, run) -> list[int]:
     "How many positions each call computes."
     counts = []
-    hook = model.transformer.wte.register_forward_pre_hook(lambda module, inputs: counts.append(inputs[0].numel()))
+    hook = model.transformer.wte.register_forward_pre_hook(
+        lambda module, inputs: counts.append(inputs[0].numel())
+    )
     run()
     hook.remove()
     return counts
@@ -145,28 +156,38 @@ def test_samples_share_what_was_read_of_the_prompt(config):
     drawn = streamed(model, prompts, 20, Sampling(**EVERY_KNOB), seeded(5), 3)[0]
     assert len(set(map(tuple, drawn))) == 6, "samples of one prompt differ"
     copies = [prompt for prompt in prompts for _ in range(3)]
-    assert drawn == naive(model, copies, 20, Sampling(**EVERY_KNOB), seeded(5))[0], "drawing in the order of the rows"
+    assert drawn == naive(model, copies, 20, Sampling(**EVERY_KNOB), seeded(5))[0], (
+        "drawing in the order of the rows"
+    )
 
 
 def test_positions_stay_bounded_past_the_context(model):
     counts = positions_read(model, lambda: streamed(model, [[1]], 40, Sampling()))
-    assert counts == [1] * 12 + [6, *[1] * 6] * 4, "after 12 tokens 6 are read anew, and so after every 7 more"
+    assert counts == [1] * 12 + [6, *[1] * 6] * 4, (
+        "after 12 tokens 6 are read anew, and so after every 7 more"
+    )
 
 
 def test_greedy_equals_transformers():
-    "GPT2LMHeadModel with our weights: prompts of one length with a penalty, and prompts of several lengths, padded on the left."
+    "GPT2LMHeadModel with our weights: prompts of one length with a penalty, and of several, padded."
     transformers = pytest.importorskip("transformers")
     config = replace(CONFIGS["gpt2"], block_size=40)
     ours = build(config)
     shape = dict(vocab_size=20, n_positions=40, n_embd=16, n_layer=2, n_head=4)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=None, eos_token_id=None)).eval()
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**shape, bos_token_id=None, eos_token_id=None)
+    ).eval()
     transposed = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-    theirs.load_state_dict({name: p.t() if name.endswith(transposed) else p for name, p in ours.state_dict().items()})
+    theirs.load_state_dict(
+        {name: p.t() if name.endswith(transposed) else p for name, p in ours.state_dict().items()}
+    )
     ours, theirs = ours.double(), theirs.double()
     options = dict(max_new_tokens=25, do_sample=False, pad_token_id=0)
     prompts = torch.tensor(some_prompts(9, 9, 9))
     for penalty in (1.0, 1.4):
-        expected = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), repetition_penalty=penalty, **options)
+        expected = theirs.generate(
+            prompts, attention_mask=torch.ones_like(prompts), repetition_penalty=penalty, **options
+        )
         assert torch.equal(generate(ours, prompts, 25, temperature=0, repetition_penalty=penalty), expected)
     ragged = some_prompts(2, 9, 5)
     padded = torch.tensor([[0] * (9 - len(prompt)) + prompt for prompt in ragged])
@@ -179,7 +200,9 @@ def test_greedy_equals_transformers():
 # What is drawn, and how often
 
 
-def exact(logits, seen=(), repetition_penalty=1.0, temperature=1.0, top_k=None, top_p=None, min_p=None) -> np.ndarray:
+def exact(
+    logits, seen=(), repetition_penalty=1.0, temperature=1.0, top_k=None, top_p=None, min_p=None
+) -> np.ndarray:
     "The distribution by hand, in float64 and without torch: one token after the other, best first."
     z = np.array(logits.tolist(), dtype=np.float64)
     for token in set(seen):
@@ -210,7 +233,8 @@ def p_value(counts: np.ndarray, p: np.ndarray) -> float:
 
 
 KNOBS = [
-    {}, dict(temperature=0.5), dict(temperature=2.0, top_k=4), dict(top_k=1), dict(top_p=0.6), dict(min_p=0.15),
+    {}, dict(temperature=0.5), dict(temperature=2.0, top_k=4), dict(top_k=1),
+    dict(top_p=0.6), dict(min_p=0.15),
     {**EVERY_KNOB, "repetition_penalty": 1.0},
 ]  # fmt: skip
 
@@ -227,13 +251,17 @@ def test_frequencies_pass_chi_square(knobs):
         assert p_value(counts, exact(logits, **hotter)) < 0.001, "the test can fail"
 
 
-@pytest.mark.parametrize("knobs", [{}, dict(repetition_penalty=1.6), EVERY_KNOB], ids=["plain", "penalty", "every knob"])
+@pytest.mark.parametrize(
+    "knobs", [{}, dict(repetition_penalty=1.6), EVERY_KNOB], ids=["plain", "penalty", "every knob"]
+)
 def test_streamed_pairs_pass_chi_square(knobs):
-    "The joint distribution of two tokens, the second of which is drawn with the first one in the cache and under the penalty."
+    "The joint distribution of two tokens: the first is in the cache, and under the penalty, for the second."
     model, prompt, n = build(replace(CONFIGS["llama"], vocab_size=9)), [3, 1, 4, 1], 20_000
     with torch.no_grad():
         first = exact(model(torch.tensor([prompt]))[0][0, -1], prompt, **knobs)
-        second = [exact(model(torch.tensor([prompt + [i]]))[0][0, -1], prompt + [i], **knobs) for i in range(9)]
+        second = [
+            exact(model(torch.tensor([prompt + [i]]))[0][0, -1], prompt + [i], **knobs) for i in range(9)
+        ]
     joint = (first[:, None] * np.stack(second)).ravel()
     steps = stream_tokens(model, [prompt], 2, Sampling(**knobs), seeded(1), num_samples=n)
     one, two = (step.tokens.flatten() for step in steps)
@@ -250,7 +278,8 @@ def test_filters_equal_transformers():
     ids = torch.randint(50, (200, 30), generator=seeded(2))
     seen = torch.zeros(200, 50, dtype=torch.bool).scatter_(1, ids, True)
     warpers = dict(
-        temperature=(0.7, transformers.TemperatureLogitsWarper(0.7)), top_k=(12, transformers.TopKLogitsWarper(12)),
+        temperature=(0.7, transformers.TemperatureLogitsWarper(0.7)),
+        top_k=(12, transformers.TopKLogitsWarper(12)),
         top_p=(0.8, transformers.TopPLogitsWarper(0.8)), min_p=(0.05, transformers.MinPLogitsWarper(0.05)),
     )  # fmt: skip
     chain = logits
@@ -271,8 +300,12 @@ def test_filters_at_their_limits():
     kept = lambda **knobs: filter_logits(logits, **knobs).isfinite().tolist()
     assert kept() == kept(top_k=4) == kept(top_k=99) == kept(top_p=1.0) == kept(min_p=0.0) == [True] * 4
     assert kept(top_k=2) == [True, True, True, False], "a tie for place k stays whole"
-    assert kept(top_k=1) == kept(top_p=1e-9) == kept(min_p=1.0) == [True, False, False, False], "the best always stays"
-    assert filter_logits(torch.tensor([1e4, -1e4, 0.0]), 1e-30).softmax(-1).tolist() == [1.0, 0.0, 0.0], "no overflow"
+    assert kept(top_k=1) == kept(top_p=1e-9) == kept(min_p=1.0) == [True, False, False, False], (
+        "the best always stays"
+    )
+    assert filter_logits(torch.tensor([1e4, -1e4, 0.0]), 1e-30).softmax(-1).tolist() == [1.0, 0.0, 0.0], (
+        "no overflow"
+    )
     for temperature in (0, 1e-30):
         assert Sampling(temperature=temperature).draw(logits[None]).item() == 0
     assert torch.equal(logits, torch.tensor([2.0, 1.0, 1.0, 0.0])), "what was given is not changed"
@@ -315,8 +348,14 @@ def test_mode_is_restored_and_dropout_is_off():
 
 def test_generate_gives_the_steps_with_their_logprobs(model):
     idx = torch.tensor(some_prompts(4, 4))
-    ids, logprobs = generate(model, idx, 6, 0.7, top_k=5, num_samples=2, generator=seeded(1), return_logprobs=True)
-    assert torch.equal(ids[:, :4], idx.repeat_interleave(2, dim=0)) and ids.dtype == torch.int64 and logprobs.dtype == torch.float32
+    ids, logprobs = generate(
+        model, idx, 6, 0.7, top_k=5, num_samples=2, generator=seeded(1), return_logprobs=True
+    )
+    assert (
+        torch.equal(ids[:, :4], idx.repeat_interleave(2, dim=0))
+        and ids.dtype == torch.int64
+        and logprobs.dtype == torch.float32
+    )
     with torch.no_grad():
         expected = model(ids)[0][:, 3:-1].log_softmax(-1).gather(2, ids[:, 4:, None])[..., 0]
     assert torch.allclose(logprobs, expected, atol=1e-5), "float32 sums in another order"
@@ -365,14 +404,22 @@ def test_rows_stop_one_by_one(model):
         ({"idx": torch.zeros(0, 1, dtype=torch.long)}, "give at least one prompt"),
         ({"idx": torch.zeros(3, dtype=torch.long)}, r"in a tensor \(B, T\), got torch.int64 of shape \(3,\)"),
         ({"idx": torch.zeros(1, 3)}, r"whole numbers in a tensor \(B, T\), got torch.float32"),
-        ({"idx": torch.zeros(1, 13, dtype=torch.long)}, "13 tokens is longer than the model's context of 12; keep its last 12"),
-        ({"idx": torch.tensor([[20]])}, "holds the id 20, outside the model's vocabulary of 20; use the tokenizer"),
+        (
+            {"idx": torch.zeros(1, 13, dtype=torch.long)},
+            "13 tokens is longer than the model's context of 12; keep its last 12",
+        ),
+        (
+            {"idx": torch.tensor([[20]])},
+            "holds the id 20, outside the model's vocabulary of 20; use the tokenizer",
+        ),
         ({"idx": torch.tensor([[3, -1, 19]])}, "holds the id -1, outside the model's vocabulary"),
     ],
 )
 def test_bad_parameters_are_named(model, change, message):
     with pytest.raises(ValueError, match=message):
-        generate(**{"model": model, "idx": torch.zeros(1, 1, dtype=torch.long), "max_new_tokens": 2, **change})
+        generate(
+            **{"model": model, "idx": torch.zeros(1, 1, dtype=torch.long), "max_new_tokens": 2, **change}
+        )
 
 
 def test_errors_come_before_the_first_step(model):
@@ -400,7 +447,9 @@ def test_bad_texts_are_named(model):
         with pytest.raises(ValueError, match=message):
             sample_text(model, tokenizer, prompt, **options)
     for call in (sample_text, stream, score_text):
-        with pytest.raises(ValueError, match="the tokenizer has 257 ids, the model 20; use the tokenizer that"):
+        with pytest.raises(
+            ValueError, match="the tokenizer has 257 ids, the model 20; use the tokenizer that"
+        ):
             call(model, ByteTokenizer(), "abc")
     with pytest.raises(ValueError, match="give a prompt"):
         sample_text(model, CharTokenizer("abcdefghijklmnopqrst"))
@@ -433,7 +482,8 @@ def cut(text: str, stops: list[str]) -> str:
 
 @pytest.mark.parametrize("name", MODELS)
 @given(
-    seed=st.integers(0, 10_000), places=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 4)), max_size=3),
+    seed=st.integers(0, 10_000),
+    places=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 4)), max_size=3),
     others=st.lists(st.text(min_size=1, max_size=3), max_size=2),
 )  # fmt: skip
 @settings(max_examples=60)
@@ -449,7 +499,9 @@ def test_streamed_text_is_the_decoded_tokens_cut_at_the_stop(name, seed, places,
     pieces = list(stream(model, tokenizer, prompt, 40, seeded(seed), stop=stops))
     assert "".join(pieces) == cut(text, stops)
     assert all(pieces), "no empty pieces"
-    assert sample_text(model, tokenizer, prompt, 1, 40, seeded(seed), stop=stops) == [prompt + cut(text, stops)]
+    assert sample_text(model, tokenizer, prompt, 1, 40, seeded(seed), stop=stops) == [
+        prompt + cut(text, stops)
+    ]
 
 
 @given(text=st.text(min_size=1, max_size=12))
@@ -477,7 +529,12 @@ def test_a_stop_does_not_depend_on_the_tokens():
     tokenizer = train_bpe("abcd " * 50, 260)
     for parts in (["abcd"], ["ab", "cd"], "abcd"):
         tokens = [i for part in parts for i in tokenizer.encode(part)]
-        for stops, text in ((["abcd", "bc"], "a"), (["bcd", "cd"], "a"), (["cd", "bcd"], "a"), (["d", "abcd"], "")):
+        for stops, text in (
+            (["abcd", "bc"], "a"),
+            (["bcd", "cd"], "a"),
+            (["cd", "bcd"], "a"),
+            (["d", "abcd"], ""),
+        ):
             row = Detokenizer(tokenizer, stops)
             assert "".join(map(row.add, tokens)) + row.finish() == text
     assert len(tokenizer.encode("abcd")) == 1
@@ -489,7 +546,11 @@ def test_texts_of_many_prompts():
     prompts, greedily = ["abc", "", "abcdefghijk"], dict(max_new_tokens=30, temperature=0)
     texts = sample_text(model, tokenizer, prompts, num_samples=2, max_new_tokens=30, generator=seeded())
     assert [text[:3] for text in texts[:2] + texts[4:]] == ["abc"] * 4 and len(texts) == 6
-    assert texts[4].startswith("abcdefghijk") and len(set(texts)) == 6 and not any("\n" in text for text in texts)
+    assert (
+        texts[4].startswith("abcdefghijk")
+        and len(set(texts)) == 6
+        and not any("\n" in text for text in texts)
+    )
     greedy = sample_text(model, tokenizer, prompts, **greedily)
     assert greedy == [sample_text(model, tokenizer, prompt, **greedily)[0] for prompt in prompts]
     assert [greedy[0]] == ["abc" + "".join(stream(model, tokenizer, "abc", 30, temperature=0))]
@@ -524,7 +585,9 @@ def test_score_text_by_hand(length, eot):
             score_text(model, tokenizer, text)
         return
     nats = 0.0
-    for i in range(1, len(ids)):  # windows of 12 that overlap by 5: each is predicted from its beginning, 6 tokens or more
+    for i in range(
+        1, len(ids)
+    ):  # windows of 12 that overlap by 5: each is predicted from its beginning, 6 tokens or more
         start = 0 if i <= 12 else 7 + (i - 13) // 7 * 7
         assert i - start >= 6 or start == 0
         with torch.no_grad():
@@ -593,7 +656,9 @@ def test_any_model_writes_from_its_newest_ids(block_size):
         logits = torch.stack([model.law(row[-block_size:]) for row in rows]).detach()
         seen = torch.tensor([[token in row for token in range(20)] for row in rows])
         tokens = sampling.draw(logits, seen, generator).flatten().tolist()
-        assert np.allclose([row[step] for row in logprobs], logits.log_softmax(-1)[range(6), tokens], atol=1e-5)
+        assert np.allclose(
+            [row[step] for row in logprobs], logits.log_softmax(-1)[range(6), tokens], atol=1e-5
+        )
         rows = [[*row, token] for row, token in zip(rows, tokens)]
     assert ours == rows and model.training, "its mode is put back; dropout was off"
     assert max(width for _, width in model.reads) == block_size
@@ -614,10 +679,14 @@ def test_any_model_generates_streams_and_is_scored():
 
 def test_a_model_that_states_no_size_is_told():
     model, idx = Own(), torch.tensor([[3, 1, 4]])
-    with pytest.raises(ValueError, match="neither the model nor its config has a block_size; pass block_size="):
+    with pytest.raises(
+        ValueError, match="neither the model nor its config has a block_size; pass block_size="
+    ):
         generate(model, idx, 5)
     assert torch.equal(generate(model, idx, 5, 0, block_size=3), generate(Own(3), idx, 5, 0))
-    assert sample_text(model, CharTokenizer("abcdefghijklmnopqrst"), "abc", block_size=8, temperature=0, max_new_tokens=4)
+    assert sample_text(
+        model, CharTokenizer("abcdefghijklmnopqrst"), "abc", block_size=8, temperature=0, max_new_tokens=4
+    )
     with pytest.raises(ValueError, match="a prompt of 3 tokens is longer than the model's context of 2"):
         generate(model, idx, 5, block_size=2)
 
@@ -637,15 +706,21 @@ def test_packed_weights_give_the_same_logits(config):
     assert fast.transformer.wte.weight.data_ptr() == model.transformer.wte.weight.data_ptr(), "shared"
     if torch.backends.mkldnn.is_available():
         assert any(isinstance(module, PackedLinear) for module in fast.modules())
-    assert not any(isinstance(module, (PackedLinear, Int8Linear)) for module in model.modules()) and not fast.training
+    assert (
+        not any(isinstance(module, (PackedLinear, Int8Linear)) for module in model.modules())
+        and not fast.training
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 9, 50])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sizes", [(16, 48), (33, 7), (64, 100)])
 def test_int8_rounds_no_more_than_it_must(rows, bias, sizes):
-    """A weight is off by half a step at most, a step being its row's largest weight / 127. With few rows three
-    bfloat16 roundings are added (activations, scale, result), each 2^-8 of the sum of absolute products at most."""
+    """A weight is off by half a step at most, a step being its row's largest weight / 127.
+
+    With few rows three bfloat16 roundings are added (activations, scale, result), each of 2^-8 of the sum of
+    absolute products at most.
+    """
     linear = torch.nn.Linear(*sizes, bias=bias)
     with torch.no_grad():
         linear.weight.copy_(torch.randn(sizes[::-1], generator=seeded(1)))
@@ -667,7 +742,7 @@ def test_int8_rounds_no_more_than_it_must(rows, bias, sizes):
 
 @every_config
 def test_int8_reads_and_writes_alike(config):
-    "Prompts and single tokens go through different kernels; both are off by a few hundredths of the logits' spread."
+    "Prompts and single tokens go through different kernels; both are off by hundredths of the spread."
     model = build(config)
     fast = for_decoding(model, "int8")
     idx = torch.randint(20, (1, 12), generator=seeded(1))
@@ -678,7 +753,9 @@ def test_int8_reads_and_writes_alike(config):
     assert (one_by_one - at_once[:, :8]).std() < 0.05 * exact.std()
     assert fast.transformer.wte.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
     int8 = [module for module in fast.modules() if isinstance(module, Int8Linear)]
-    assert int8 and all(module.weight.dtype == torch.int8 and module.weight.abs().max() <= 127 for module in int8)
+    assert int8 and all(
+        module.weight.dtype == torch.int8 and module.weight.abs().max() <= 127 for module in int8
+    )
     ids, logprobs = generate(fast, idx, 20, generator=seeded(0), return_logprobs=True)
     assert ids.shape == (1, 32) and logprobs.isfinite().all()
 
@@ -686,7 +763,9 @@ def test_int8_reads_and_writes_alike(config):
 def test_for_decoding_says_what_it_cannot_do(model):
     with pytest.raises(ValueError, match="weights must be float32 or int8, got 'int4'"):
         for_decoding(model, "int4")
-    with pytest.raises(ValueError, match="takes a model in float32 on the CPU; this one is torch.bfloat16 on cpu"):
+    with pytest.raises(
+        ValueError, match="takes a model in float32 on the CPU; this one is torch.bfloat16 on cpu"
+    ):
         for_decoding(model.bfloat16())
     with pytest.raises(ValueError, match="this one is torch.float32 on meta"):
         for_decoding(model.float().to("meta"), "int8")

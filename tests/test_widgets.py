@@ -1,4 +1,5 @@
 """Explorers draw what they say, follow their sliders, and are plain figures where no notebook is live."""
+
 import subprocess
 import sys
 
