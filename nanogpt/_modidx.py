@@ -138,6 +138,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'nanogpt.config.GPTConfig.vocab_rows': ('tools/config.html#gptconfig.vocab_rows', 'nanogpt/config.py'),
                                 'nanogpt.config._literal': ('tools/config.html#_literal', 'nanogpt/config.py'),
                                 'nanogpt.config._read_py': ('tools/config.html#_read_py', 'nanogpt/config.py'),
+                                'nanogpt.config._read_yaml': ('tools/config.html#_read_yaml', 'nanogpt/config.py'),
                                 'nanogpt.config._without_twins': ('tools/config.html#_without_twins', 'nanogpt/config.py'),
                                 'nanogpt.config.check_fields': ('tools/config.html#check_fields', 'nanogpt/config.py'),
                                 'nanogpt.config.problem': ('tools/config.html#problem', 'nanogpt/config.py'),

@@ -211,6 +211,15 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def _read_yaml(text: str) -> Any:
+    import yaml  # here, since it takes a moment
+
+    node = yaml.compose(text, yaml.SafeLoader)
+    if isinstance(node, yaml.MappingNode):
+        _without_twins([(name.value, value) for name, value in node.value])
+    return yaml.safe_load(text)
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read settings from a file without running anything in it.
 
@@ -224,8 +233,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     readers = {
         ".toml": tomllib.loads,
         ".json": partial(json.loads, object_pairs_hook=_without_twins),
-        ".yaml": yaml.safe_load,
-        ".yml": yaml.safe_load,
+        ".yaml": _read_yaml,
+        ".yml": _read_yaml,
         ".py": _read_py,
     }
     if path.suffix not in readers:

@@ -418,12 +418,16 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
     } - checkpoint.keys()
     weights = f"init_from={str(path)!r}"
     if missing:
-        raise ValueError(f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; start from its weights: {weights}")
+        raise ValueError(
+            f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; start from its weights: {weights}"
+        )
     average = list(run.average.module.parameters()) if run.average else []
     if path and path.is_dir():
         load_sharded(path, checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
     elif is_sharded(run.model):
-        raise ValueError(f"{path} is of a run with strategy='ddp'; go on with that, or start from its weights: {weights}")
+        raise ValueError(
+            f"{path} is of a run with strategy='ddp'; go on with that, or start from its weights: {weights}"
+        )
     else:
         groups = run.optimizer.state_dict()["param_groups"]
         run.optimizer.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": groups})

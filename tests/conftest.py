@@ -1,4 +1,5 @@
 """What more than one test needs: a tiny run, and the command line in a process of its own."""
+
 import os
 import subprocess
 import sys
@@ -23,8 +24,13 @@ def replace(config: TrainConfig, **changes) -> TrainConfig:
 
 TINY = TrainConfig(
     GPTConfig(block_size=32, vocab_size=0, n_layer=2, n_head=2, n_embd=16, dropout=0.1, bias=False),
-    batch_size=4, max_iters=20, warmup_iters=2, eval_interval=5, eval_windows=8, device="cpu",
-)  # fmt: skip
+    batch_size=4,
+    max_iters=20,
+    warmup_iters=2,
+    eval_interval=5,
+    eval_windows=8,
+    device="cpu",
+)
 
 
 @pytest.fixture
@@ -40,9 +46,16 @@ def nanogpt(tmp_path):
     "Run the `nanogpt` command in an empty folder; returns the finished process with its output as text."
 
     def run(*args, **options) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", "import sys; from nanogpt.cli import main; sys.exit(main())", *map(str, args)]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from nanogpt.cli import main; sys.exit(main())",
+            *map(str, args),
+        ]
         environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options
+        )
 
     return run
 
@@ -52,17 +65,32 @@ def assert_overflow_is_survived(run: Run):
     run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**40})
     before = run.model.lm_head.weight.clone()
     run.step()
-    assert run.scaler.get_scale() == 2.0**39 and torch.equal(run.model.lm_head.weight, before), "the step is left out, the scale halved"
+    assert run.scaler.get_scale() == 2.0**39 and torch.equal(run.model.lm_head.weight, before), (
+        "the step is left out, the scale halved"
+    )
     run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**10})
     losses = [run.step()[0] for _ in range(20)]
     assert losses[-1] < losses[0]
 
 
 TINY_FLAGS = [
-    flag for kind in (TINY.model, TINY) for field in fields(kind)
+    flag
+    for kind in (TINY.model, TINY)
+    for field in fields(kind)
     for flag in (f"--{field.name.replace('_', '-')}", str(getattr(kind, field.name)))
-    if field.name in ("block_size", "n_layer", "n_head", "n_embd", "batch_size", "max_iters", "warmup_iters", "eval_interval", "eval_windows")
-]  # fmt: skip
+    if field.name
+    in (
+        "block_size",
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "batch_size",
+        "max_iters",
+        "warmup_iters",
+        "eval_interval",
+        "eval_windows",
+    )
+]
 
 hypothesis.settings.register_profile("nanogpt", deadline=None)  # a shared machine may pause; no test judges time
 hypothesis.settings.load_profile("nanogpt")

@@ -1,4 +1,5 @@
 """Every chapter is whole: it stands alone, in an empty folder, and has the parts that a chapter has."""
+
 import re
 from pathlib import Path
 
@@ -8,14 +9,23 @@ from nbclient import NotebookClient
 
 nbs = Path(__file__).parent.parent / "nbs"
 chapters = sorted(nbs.glob("[0-9]*.ipynb"))
-EXPORTS = {"02_corpus": "tales", "06_modern": "rotary", "08_train": "step", "12_run": "train"}  # others export a module of their own name
+EXPORTS = {
+    "02_corpus": "tales",
+    "06_modern": "rotary",
+    "08_train": "step",
+    "12_run": "train",
+}  # others export a module of their own name
 
 
 @pytest.mark.parametrize("path", chapters, ids=lambda path: path.stem)
 def test_chapter_runs_alone(path, tmp_path):
     notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert not [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    assert not [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"
+    ]
 
 
 @pytest.mark.parametrize("path", chapters, ids=lambda path: path.stem)
@@ -33,7 +43,9 @@ def test_chapter_has_its_parts(path):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
     assert len(re.findall(r"\*\*Predict before you run", prose)) >= 1
     long = [cell.source for cell in code if len(cell.source.splitlines()) > 40]
-    assert all(re.search(r"^class ", source, re.M) for source in long), "a cell fits on a screen, unless it is a class"
+    assert all(re.search(r"^class ", source, re.M) for source in long), (
+        "a cell fits on a screen, unless it is a class"
+    )
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert path.stat().st_size < 1_000_000
 
@@ -46,7 +58,9 @@ def test_badges_name_chapters_that_exist():
 
 @pytest.mark.parametrize("path", sorted(nbs.rglob("*.ipynb")), ids=lambda path: path.stem)
 def test_no_widget_state_is_committed(path):
-    "GitHub does not show a notebook whose widgets it cannot find; clear the sliders' output, the figure under them stays."
+    """GitHub does not show a notebook whose widgets it cannot find; clear the sliders' output, the figure under
+    them stays.
+    """
     notebook = nbformat.read(path, 4)
     assert "widgets" not in notebook.metadata
     kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}

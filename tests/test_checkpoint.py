@@ -1,4 +1,5 @@
 """Checkpoints are whole or absent, hold data only, and belong to one tokenizer."""
+
 import os
 import subprocess
 import sys
@@ -20,14 +21,13 @@ from nanogpt.checkpoint import (
     save_checkpoint,
     tokenizer_from_checkpoint,
 )
-from nanogpt.hub import load_model, tokenizer_of
-from nanogpt.files import atomic_write
-from nanogpt.hub import save_pretrained
 from nanogpt.config import GPTConfig
+from nanogpt.files import atomic_write
+from nanogpt.hub import load_model, save_pretrained, tokenizer_of
 from nanogpt.model import GPT
-from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.recipe import TrainConfig
 from nanogpt.start import checkpoint_of, start_run
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import train
 
 
@@ -63,11 +63,17 @@ def nanogpt_checkpoint(path, prefix: str, masks: bool, **args) -> dict:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.long))[1].backward()
     optimizer.step()
-    mask = {f"transformer.h.{i}.attn.bias": torch.ones(6, 6).tril().view(1, 1, 6, 6) for i in range(2)} if masks else {}
+    mask = (
+        {f"transformer.h.{i}.attn.bias": torch.ones(6, 6).tril().view(1, 1, 6, 6) for i in range(2)} if masks else {}
+    )
     content = {
-        "model": {prefix + name: tensor for name, tensor in (model.state_dict() | mask).items()}, "optimizer": optimizer.state_dict(),
-        "model_args": model_args, "iter_num": 5, "best_val_loss": torch.tensor(2.5), "config": {"dataset": "shakespeare_char", "compile": True},
-    }  # fmt: skip
+        "model": {prefix + name: tensor for name, tensor in (model.state_dict() | mask).items()},
+        "optimizer": optimizer.state_dict(),
+        "model_args": model_args,
+        "iter_num": 5,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"dataset": "shakespeare_char", "compile": True},
+    }
     torch.save(content, path)
     return model.state_dict()
 
@@ -78,13 +84,17 @@ def nanogpt_checkpoint(path, prefix: str, masks: bool, **args) -> dict:
 def test_checkpoints_of_nanogpt_load(tmp_path, prefix, masks, bias):
     weights = nanogpt_checkpoint(tmp_path / "ckpt.pt", prefix, masks, bias=bias)
     model = model_from_checkpoint(load_checkpoint(tmp_path / "ckpt.pt"))
-    assert model.config == GPTConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, bias=bias, vocab_size=11, dropout=0.1, mlp="gelu_exact")
+    assert model.config == GPTConfig(
+        n_layer=2, n_head=2, n_embd=8, block_size=6, bias=bias, vocab_size=11, dropout=0.1, mlp="gelu_exact"
+    )
     assert not model.training
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["transformer.h.0.attn.masked_bias", "transformer.attn.bias", "x.transformer.h.0.attn.bias"])
+@pytest.mark.parametrize(
+    "name", ["transformer.h.0.attn.masked_bias", "transformer.attn.bias", "x.transformer.h.0.attn.bias"]
+)
 def test_nothing_else_of_a_checkpoint_is_passed_over(tmp_path, name):
     nanogpt_checkpoint(tmp_path / "ckpt.pt", "", True)
     checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
@@ -169,7 +179,13 @@ def test_a_checkpoint_of_another_shape_is_not_resumed(tiny):
 
 def test_a_copy_shares_what_its_original_shares():
     weight = torch.arange(6.0).view(2, 3)
-    original = {"tied": weight, "head": weight, "turned": weight.T, "bits": weight.view(torch.int32), "list": [weight[0], weight[1], 5]}
+    original = {
+        "tied": weight,
+        "head": weight,
+        "turned": weight.T,
+        "bits": weight.view(torch.int32),
+        "list": [weight[0], weight[1], 5],
+    }
     copies = {}
     copy = copy_to_cpu(original, copies)
     weight += 10
@@ -177,7 +193,9 @@ def test_a_copy_shares_what_its_original_shares():
     assert copy["turned"].tolist() == [[0, 3], [1, 4], [2, 5]] and copy["bits"].dtype == torch.int32
     assert [part.tolist() for part in copy["list"][:2]] == [[0, 1, 2], [3, 4, 5]] and copy["list"][2] == 5
     again = copy_to_cpu(original, {}, copies)
-    assert again["tied"] is copy["tied"] and again["tied"].tolist() == [[10, 11, 12], [13, 14, 15]], "the same memory, written anew"
+    assert again["tied"] is copy["tied"] and again["tied"].tolist() == [[10, 11, 12], [13, 14, 15]], (
+        "the same memory, written anew"
+    )
 
 
 def state(number: float) -> dict:
@@ -220,21 +238,44 @@ def test_an_error_in_the_background_is_not_lost(tmp_path, monkeypatch):
             if end != "with":
                 writer.save(state(3)) if end == "save" else writer.wait()
         assert writer.pool._shutdown
-    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt.pt"] and load_checkpoint(tmp_path / "ckpt.pt")["iter_num"] == 1
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt.pt"] and load_checkpoint(
+        tmp_path / "ckpt.pt"
+    )["iter_num"] == 1
 
 
 def test_only_whole_checkpoints_are_found_in_their_order(tmp_path):
-    for name in ("ckpt-10.pt", "ckpt-2.pt", "ckpt.pt", "ckpt-new.pt", "ckpt.pt.bak", "ckpt-old.pt", "best.pt", ".ckpt.pt.1.tmp"):
+    for name in (
+        "ckpt-10.pt",
+        "ckpt-2.pt",
+        "ckpt.pt",
+        "ckpt-new.pt",
+        "ckpt.pt.bak",
+        "ckpt-old.pt",
+        "best.pt",
+        ".ckpt.pt.1.tmp",
+    ):
         (tmp_path / name).write_bytes(b"")
     for name in ("ckpt-1.dcp", "ckpt-3.dcp", "ckpt-4.dcp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__0_0.distcp").write_bytes(b"")
     for name in ("ckpt-1.dcp", "ckpt-3.dcp"):
         (tmp_path / name / "run.pt").write_bytes(b"")
-    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt-new.pt", "ckpt.pt", "ckpt-1.dcp", "ckpt-2.pt", "ckpt-3.dcp", "ckpt-10.pt"]
+    assert [path.name for path in find_checkpoints(tmp_path)] == [
+        "ckpt-new.pt",
+        "ckpt.pt",
+        "ckpt-1.dcp",
+        "ckpt-2.pt",
+        "ckpt-3.dcp",
+        "ckpt-10.pt",
+    ]
     for name in ("ckpt-1.dcp", "ckpt-2.pt", "absent.pt"):
         remove_checkpoint(tmp_path / name)
-    assert [path.name for path in find_checkpoints(tmp_path)] == ["ckpt-new.pt", "ckpt.pt", "ckpt-3.dcp", "ckpt-10.pt"]
+    assert [path.name for path in find_checkpoints(tmp_path)] == [
+        "ckpt-new.pt",
+        "ckpt.pt",
+        "ckpt-3.dcp",
+        "ckpt-10.pt",
+    ]
 
 
 def test_a_model_is_opened_from_whatever_it_is_kept_in(tiny, tmp_path):
@@ -242,9 +283,18 @@ def test_a_model_is_opened_from_whatever_it_is_kept_in(tiny, tmp_path):
     out = Path(tiny.out_dir)
     best, best_checkpoint = load_model(str(out))
     last, _ = load_model(str(out / "ckpt-1.pt"), dropout=0.3)
-    assert best_checkpoint["iter_num"] == 20 and best.config.dropout == 0.0 and last.config.dropout == 0.3 and not last.training
-    assert tokenizer_of(str(out), best_checkpoint).fingerprint == tokenizer_from_checkpoint(best_checkpoint).fingerprint
-    gpt2 = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=11), torch.Generator().manual_seed(0))
+    assert (
+        best_checkpoint["iter_num"] == 20
+        and best.config.dropout == 0.0
+        and last.config.dropout == 0.3
+        and not last.training
+    )
+    assert (
+        tokenizer_of(str(out), best_checkpoint).fingerprint == tokenizer_from_checkpoint(best_checkpoint).fingerprint
+    )
+    gpt2 = GPT(
+        GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=11), torch.Generator().manual_seed(0)
+    )
     save_pretrained(gpt2, tmp_path / "hf")
     model, nothing = load_model(str(tmp_path / "hf"))
     assert nothing == {} and torch.equal(model.lm_head.weight, gpt2.lm_head.weight)

@@ -14,10 +14,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from nanogpt import prepare as prepare_module
+from nanogpt.bpe import train_bpe
 from nanogpt.corpus import Corpus, tales
 from nanogpt.data import (
     Prefetcher,
@@ -30,10 +30,8 @@ from nanogpt.data import (
     is_prepared,
 )
 from nanogpt.prepare import pieces, prepare, split_of, verify
-from nanogpt.bpe import train_bpe
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, TokenizerBase
 from nanogpt.vocab import get_tokenizer
-
 
 pytestmark = pytest.mark.filterwarnings("ignore:validation has only")  # most corpora here are tiny
 
@@ -446,9 +444,9 @@ def test_document_ids_follow_the_ends(some_tales):
     ids = document_ids(x, some_tales.eot)
     for row, numbers in zip(x.tolist(), ids.tolist()):
         number = 0
-        for token, given in zip(row, numbers):
+        for token, document in zip(row, numbers):
             number += token == some_tales.eot
-            assert given == number
+            assert document == number
 
 
 def test_a_second_preparation_waits(tmp_path):

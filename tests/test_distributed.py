@@ -1,6 +1,7 @@
 """Several processes: the same run on any number of them, and an end in good order when one of them dies.
 
 torchrun starts this file itself: see `work`, what each rank does."""
+
 import dataclasses
 import json
 import os
@@ -21,11 +22,11 @@ from nanogpt.checkpoint import load_checkpoint, model_from_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.data import TokenDataset, all_batches
 from nanogpt.prepare import prepare
-from nanogpt.sharded import latest_checkpoint
-from nanogpt.tokenizer import CharTokenizer
 from nanogpt.recipe import TrainConfig
+from nanogpt.sharded import latest_checkpoint
 from nanogpt.start import Run
 from nanogpt.step import evaluate
+from nanogpt.tokenizer import CharTokenizer
 from nanogpt.train import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun and signals are POSIX")
@@ -35,7 +36,12 @@ def run(config: TrainConfig, on_eval=None) -> dict:  # losses of the steps and o
     "Train, and note the loss of every step."
     losses = []
     result = train(config, on_eval=on_eval, on_step=lambda run: losses.append(run.loss), progress=False)
-    return {"losses": losses, "val": [row["val_loss"] for row in result.metrics], "rows": result.metrics, "exit_code": result.exit_code}
+    return {
+        "losses": losses,
+        "val": [row["val_loss"] for row in result.metrics],
+        "rows": result.metrics,
+        "exit_code": result.exit_code,
+    }
 
 
 def work(path: str):
@@ -99,12 +105,32 @@ if __name__ == "__main__":
     work(sys.argv[1])
 
 
-def launch(ranks: int, *configs: TrainConfig, on_eval: str = "", options: tuple[str, ...] = (), timeout: int = 120) -> subprocess.CompletedProcess:
+def launch(
+    ranks: int, *configs: TrainConfig, on_eval: str = "", options: tuple[str, ...] = (), timeout: int = 120
+) -> subprocess.CompletedProcess:
     "Start so many ranks with torchrun and wait for their end."
     path = Path(configs[0].out_dir).with_suffix(".job.json")
-    path.write_text(json.dumps({"on_eval": on_eval, "configs": [asdict(config) for config in configs]}), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *options, __file__, str(path)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    path.write_text(
+        json.dumps({"on_eval": on_eval, "configs": [asdict(config) for config in configs]}), encoding="utf-8"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        *options,
+        __file__,
+        str(path),
+    ]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -130,9 +156,19 @@ def base(tmp_path_factory) -> TrainConfig:
     folder, corpus = tmp_path_factory.mktemp("ranks"), tales(count=60)
     prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), folder / "data", val_fraction=0.2)
     return TrainConfig(
-        dataclasses.replace(TINY.model, dropout=0.0), batch_size=2, gradient_accumulation_steps=4, max_iters=50, warmup_iters=2,
-        eval_interval=20, eval_windows=6, device="cpu", dtype="float64", ema=0.9, data_dir=str(folder / "data"), out_dir=str(folder / "run"),
-    )  # fmt: skip
+        dataclasses.replace(TINY.model, dropout=0.0),
+        batch_size=2,
+        gradient_accumulation_steps=4,
+        max_iters=50,
+        warmup_iters=2,
+        eval_interval=20,
+        eval_windows=6,
+        device="cpu",
+        dtype="float64",
+        ema=0.9,
+        data_dir=str(folder / "data"),
+        out_dir=str(folder / "run"),
+    )
 
 
 def named(base: TrainConfig, name: str, **changes) -> TrainConfig:
@@ -218,14 +254,19 @@ def test_one_rank_is_one_process_and_takes_over_the_parts_of_two(base, alone, ha
     config, resumed = equal(base, "ddp1")[0], copied(half, "resumed1")
     process = launch(1, config, resumed)
     assert process.returncode == 0, process.stderr
-    assert result_of(config)["losses"] == alone["float64"]["losses"] and result_of(config)["val"] == alone["float64"]["val"]
+    assert (
+        result_of(config)["losses"] == alone["float64"]["losses"]
+        and result_of(config)["val"] == alone["float64"]["val"]
+    )
     assert_goes_on(result_of(resumed), alone)
 
 
 def test_one_process_takes_over_the_parts_of_two(half, alone):
     resumed = copied(half, "resumed0", strategy="ddp")
     assert_goes_on(run(resumed), alone)
-    assert {path.name for path in Path(resumed.out_dir).glob("ckpt*")} == {"ckpt.pt", "ckpt-1.pt"}, "from now on as one file"
+    assert {path.name for path in Path(resumed.out_dir).glob("ckpt*")} == {"ckpt.pt", "ckpt-1.pt"}, (
+        "from now on as one file"
+    )
 
 
 def test_two_ranks_take_over_or_say_why_not(base, half, alone):
@@ -239,8 +280,14 @@ def test_two_ranks_take_over_or_say_why_not(base, half, alone):
     assert_goes_on(result_of(resumed), alone)
     folder = Path(base.out_dir).parent
     for name, message in (
-        ("switched", "ckpt.pt is of a run with strategy='ddp'; go on with that, or start from its weights: init_from="),
-        ("unequal", "2 ranks cannot share gradient_accumulation_steps=3 .* batch_size=1 and gradient_accumulation_steps=6"),
+        (
+            "switched",
+            "ckpt.pt is of a run with strategy='ddp'; go on with that, or start from its weights: init_from=",
+        ),
+        (
+            "unequal",
+            "2 ranks cannot share gradient_accumulation_steps=3 .* batch_size=1 and gradient_accumulation_steps=6",
+        ),
         ("apart", "the ranks would go on from different checkpoints .* must be a folder that all of them share"),
     ):
         errors = errors_of(folder, name)
@@ -256,7 +303,10 @@ def test_a_damaged_part_sends_a_run_back_to_the_checkpoint_before(half, alone):
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    with pytest.warns(UserWarning, match=f"its part {part.name} has changed; use another checkpoint; going on from .*ckpt-1.dcp, iteration 20"):
+    with pytest.warns(
+        UserWarning,
+        match=f"its part {part.name} has changed; use another checkpoint; going on from .*ckpt-1.dcp, iteration 20",
+    ):
         assert_goes_on(run(damaged), alone, done=20)
 
 
@@ -270,7 +320,9 @@ def test_parts_without_run_pt_are_no_checkpoint(half):
 
 def test_best_pt_of_a_model_that_was_cut_up_is_a_model(half):
     checkpoint = load_checkpoint(Path(half.out_dir) / "best.pt")
-    batches = list(all_batches(TokenDataset(half.data_dir, "val"), half.batch_size, half.model.block_size))[: half.eval_windows // half.batch_size]
+    batches = list(all_batches(TokenDataset(half.data_dir, "val"), half.batch_size, half.model.block_size))[
+        : half.eval_windows // half.batch_size
+    ]
     assert abs(evaluate(model_from_checkpoint(checkpoint), batches) - checkpoint["best_val_loss"]) < 1e-12
 
 
@@ -296,7 +348,9 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, two_ranks):
     undisturbed, result = result_of(named(base, "ddp-dropout")), result_of(config)
     assert result["losses"] == undisturbed["losses"][20:] and result["val"] == undisturbed["val"]
     assert [row.get("restarts") for row in result["rows"]] == [0, 0, 1, 1]
-    ours, theirs = (load_checkpoint(Path(base.out_dir).with_name(name) / "ckpt.pt") for name in ("killed", "ddp-dropout"))
+    ours, theirs = (
+        load_checkpoint(Path(base.out_dir).with_name(name) / "ckpt.pt") for name in ("killed", "ddp-dropout")
+    )
     assert all(torch.equal(tensor, theirs["model"][name]) for name, tensor in ours["model"].items())
 
 
@@ -307,9 +361,16 @@ def test_all_ranks_end_when_one_does_not_answer(base, on_eval, strategy):
     process = launch(2, config, on_eval=on_eval, timeout=60)
     assert process.returncode == 1
     said = [line for line in process.stderr.splitlines() if line.startswith("nanogpt: ")]
-    assert len(said) == 1 and said[0].endswith(f"start again with resume='auto': the last checkpoint is in {config.out_dir}"), process.stderr
+    assert len(said) == 1 and said[0].endswith(
+        f"start again with resume='auto': the last checkpoint is in {config.out_dir}"
+    ), process.stderr
     assert said[0].startswith(f"nanogpt: rank 0: another rank died, or did not answer for {config.timeout:g} s (")
-    assert load_checkpoint(Path(config.out_dir) / "ckpt.pt" if strategy == "ddp" else Path(config.out_dir) / "ckpt.dcp" / "run.pt")["iter_num"] == 0
+    assert (
+        load_checkpoint(
+            Path(config.out_dir) / "ckpt.pt" if strategy == "ddp" else Path(config.out_dir) / "ckpt.dcp" / "run.pt"
+        )["iter_num"]
+        == 0
+    )
 
 
 def test_sigterm_to_torchrun_saves_on_all_ranks(base, two_ranks):

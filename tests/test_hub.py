@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nanogpt.bpe import train_bpe
 from nanogpt.checkpoint import save_checkpoint
+from nanogpt.config import GPTConfig
 from nanogpt.hub import find_model, load, load_model, model_from_huggingface, save_pretrained, tokenizer_of
 from nanogpt.layouts import (
     PARTS,
@@ -21,10 +23,8 @@ from nanogpt.layouts import (
     huggingface_layout,
     tokenizer_from_huggingface,
 )
-from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.sample import generate
-from nanogpt.bpe import train_bpe
 from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
 from nanogpt.vocab import TiktokenTokenizer
 
@@ -841,8 +841,8 @@ def test_gpt2s_vocabulary_goes_out(tmp_path):
         pytest.skip("GPT-2's vocabulary is not here")
     save_pretrained(GPT(GPTConfig(block_size=8, n_layer=1, n_head=1, n_embd=1)), tmp_path, tokenizer)
     theirs, back = transformers.AutoTokenizer.from_pretrained(tmp_path), tokenizer_from_huggingface(tmp_path)
-    text = Path(__file__).read_text(encoding="utf-8")
-    for text in [*HARD, TALE, text.replace("<|endoftext|>", "")]:
+    source = Path(__file__).read_text(encoding="utf-8").replace("<|endoftext|>", "")
+    for text in [*HARD, TALE, source]:
         assert theirs.encode(text) == tokenizer.encode(text) == back.encode(text)
     assert theirs.eos_token_id == tokenizer.eot == back.eot == 50256 and isinstance(back, BPETokenizer)
     (tmp_path / "tokenizer.json").rename(tmp_path / "old.json")

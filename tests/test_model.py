@@ -13,7 +13,7 @@ from nanogpt.attention import CausalSelfAttention, KVCache
 from nanogpt.budget import count_params, flops_per_token, kv_cache_bytes
 from nanogpt.config import GPT2_SIZES, GPTConfig
 from nanogpt.loss import chunked_cross_entropy, cross_entropy
-from nanogpt.model import GPT, Cache
+from nanogpt.model import Cache, GPT
 
 SMALL = GPTConfig(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
 SHAPE = dict(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)

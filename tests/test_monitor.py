@@ -1,4 +1,5 @@
 """A run's rows reach TensorBoard, Weights & Biases and a figure, whole and once."""
+
 import logging
 import sys
 
@@ -14,9 +15,17 @@ from nanogpt.monitor import LivePlot, TensorBoardLog, WandbLog
 
 def row(i: int, **more) -> dict:
     return {
-        "iter": i, "train_loss": 3.5 - i / 500 if i else None, "val_loss": 3.75 - i / 500, "lr": 0.001, "grad_norm": 0.5 if i else None,
-        "tokens": 64 * i, "seconds": i / 10, "tokens_per_s": 640 if i else None, "note": "words", **more,
-    }  # fmt: skip
+        "iter": i,
+        "train_loss": 3.5 - i / 500 if i else None,
+        "val_loss": 3.75 - i / 500,
+        "lr": 0.001,
+        "grad_norm": 0.5 if i else None,
+        "tokens": 64 * i,
+        "seconds": i / 10,
+        "tokens_per_s": 640 if i else None,
+        "note": "words",
+        **more,
+    }
 
 
 def scalars(out_dir) -> dict[str, list[tuple[int, float]]]:
@@ -34,9 +43,13 @@ def test_tensorboard_gets_every_number_at_its_iteration(tmp_path):
     log.close()
     assert seen == scalars(tmp_path / "out"), "every row is seen at once"
     assert seen == {
-        "train_loss": [(250, 3.0)], "val_loss": [(0, 3.75), (250, 3.25)], "lr": [(0, pytest.approx(1e-3)), (250, pytest.approx(1e-3))],
-        "grad_norm": [(250, 0.5)], "tokens_per_s": [(250, 640.0)], "well_formed": [(250, 0.25)],
-    }  # fmt: skip
+        "train_loss": [(250, 3.0)],
+        "val_loss": [(0, 3.75), (250, 3.25)],
+        "lr": [(0, pytest.approx(1e-3)), (250, pytest.approx(1e-3))],
+        "grad_norm": [(250, 0.5)],
+        "tokens_per_s": [(250, 640.0)],
+        "well_formed": [(250, 0.25)],
+    }
 
 
 def test_tensorboard_after_a_crash_and_after_a_new_start(tmp_path):
@@ -45,7 +58,9 @@ def test_tensorboard_after_a_crash_and_after_a_new_start(tmp_path):
         for i in iters:
             log(row(i, val_loss=start))
         log.close()
-    assert scalars(tmp_path)["val_loss"] == [(0, 0), (250, 0), (500, 250), (750, 250)], "the row of 500 that was lost is not drawn"
+    assert scalars(tmp_path)["val_loss"] == [(0, 0), (250, 0), (500, 250), (750, 250)], (
+        "the row of 500 that was lost is not drawn"
+    )
     log = TensorBoardLog(tmp_path)
     log(row(0, val_loss=1))
     log.close()
@@ -70,7 +85,11 @@ def test_wandb_gets_the_rows_and_a_resumed_run_its_id(tmp_path, offline):
     files = {path: path.read_bytes() for path in out_dir.glob("wandb/offline-run-*/*.wandb")}
     assert sorted(path.stem for path in files) == sorted(f"run-{i}" for i in ids)
     assert all(b"n_layer" in data and b"tokens" in data and b"words" not in data for data in files.values())
-    assert sorted((b"2.21875" in data, b"7.53125" in data) for data in files.values()) == [(False, True), (True, False), (True, False)]
+    assert sorted((b"2.21875" in data, b"7.53125" in data) for data in files.values()) == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
 
 
 def test_wandb_is_told_the_step_and_the_name(tmp_path, monkeypatch):
@@ -87,9 +106,27 @@ def test_wandb_is_told_the_step_and_the_name(tmp_path, monkeypatch):
     log.close()
     run_id = (tmp_path / "wandb_id.txt").read_text(encoding="utf-8")
     assert calls == [
-        {"project": "project", "name": None, "config": {"n_layer": 2}, "dir": tmp_path, "id": run_id, "resume": "allow"},
+        {
+            "project": "project",
+            "name": None,
+            "config": {"n_layer": 2},
+            "dir": tmp_path,
+            "id": run_id,
+            "resume": "allow",
+        },
         ({"val_loss": 3.75, "lr": 0.001, "tokens": 0, "seconds": 0.0}, 0),
-        ({"train_loss": 3.0, "val_loss": 3.25, "lr": 0.001, "grad_norm": 0.5, "tokens": 16000, "seconds": 25.0, "tokens_per_s": 640}, 250),
+        (
+            {
+                "train_loss": 3.0,
+                "val_loss": 3.25,
+                "lr": 0.001,
+                "grad_norm": 0.5,
+                "tokens": 16000,
+                "seconds": 25.0,
+                "tokens_per_s": 640,
+            },
+            250,
+        ),
         "finish",
     ]
 
@@ -101,7 +138,10 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.raises(ValueError) as caught:
         WandbLog(tmp_path, "project", "name", {})
-    assert str(caught.value) == "wandb did not start the run (no key found); run `wandb login`, or set WANDB_MODE=offline"
+    assert (
+        str(caught.value)
+        == "wandb did not start the run (no key found); run `wandb login`, or set WANDB_MODE=offline"
+    )
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
     for log in (lambda: TensorBoardLog(tmp_path), lambda: WandbLog(tmp_path, "project", "name", {})):
@@ -119,13 +159,22 @@ def test_the_figure_holds_every_row_and_is_drawn_without_ipython(capsys):
         plot(row(i, tokens_per_s=640 + i / 250 if i else None))
     losses, lr, norm, speed = plot.figure.axes
     curves = lines(losses)
-    assert curves["training"] == [(250, 3.0), (500, 2.5)] and curves["validation"] == [(0, 3.75), (250, 3.25), (500, 2.75)]
+    assert curves["training"] == [(250, 3.0), (500, 2.5)] and curves["validation"] == [
+        (0, 3.75),
+        (250, 3.25),
+        (500, 2.75),
+    ]
     assert curves["reference"] == [(0, 4.0), (500, 1.0)] and "floor 0.500" in curves
     assert {text.get_text() for text in losses.get_legend().get_texts()} == set(curves)
     assert [[*lines(ax).values()] for ax in (lr, norm, speed)] == [
-        [[(0, 0.001), (250, 0.001), (500, 0.001)]], [[(250, 0.5), (500, 0.5)]], [[(250, 641), (500, 642)]],
-    ]  # fmt: skip
-    assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 1.02 * max(y for _, y in [*lines(ax).values()][0]) for ax in (lr, norm, speed))
+        [[(0, 0.001), (250, 0.001), (500, 0.001)]],
+        [[(250, 0.5), (500, 0.5)]],
+        [[(250, 641), (500, 642)]],
+    ]
+    assert all(
+        ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 1.02 * max(y for _, y in [*lines(ax).values()][0])
+        for ax in (lr, norm, speed)
+    )
     plot.close()
     assert plt.get_fignums() == before and capsys.readouterr() == ("", "")
 
@@ -150,4 +199,8 @@ def test_a_notebook_shows_one_picture_that_changes_in_place():
     NotebookClient(notebook, timeout=120).execute()
     assert [len(cell.outputs) for cell in notebook.cells] == [1, 0, 1]
     assert all(output.output_type == "display_data" for cell in notebook.cells for output in cell.outputs)
-    assert notebook.cells[0].outputs[0]["data"]["image/png"] != drawn == notebook.cells[2].outputs[0]["data"]["image/png"]
+    assert (
+        notebook.cells[0].outputs[0]["data"]["image/png"]
+        != drawn
+        == notebook.cells[2].outputs[0]["data"]["image/png"]
+    )

@@ -1,4 +1,7 @@
-"""Fifty steps beside nanoGPT: our losses against those that its own code gave, kept with their recipe in data/nanogpt_losses.json."""
+"""Fifty steps beside nanoGPT: our losses against those that its own code gave, kept with their recipe in
+data/nanogpt_losses.json.
+"""
+
 import hashlib
 import json
 from pathlib import Path
@@ -19,7 +22,8 @@ TRAINING = FIGURES["training"]
 def follow_recipe(
     case: dict,  # one of FIGURES["cases"]
 ) -> tuple[GPT, Tensor]:  # a model, and windows (steps, micro-batches, batch, block_size + 1)
-    "The weights and the windows that nanoGPT was given. Raises ValueError when numpy draws other numbers than it did then."
+    "The weights and the windows that nanoGPT was given. Raises ValueError when numpy draws other "
+    "numbers than it did then."
     rng = np.random.default_rng(FIGURES["seed"])
     model = GPT(GPTConfig(**FIGURES["model"], bias=case["bias"], mlp="gelu_exact"))
     vocab_size, block_size = model.config.vocab_size, model.config.block_size
@@ -28,7 +32,9 @@ def follow_recipe(
     ids = np.zeros(FIGURES["tokens"], dtype=np.int64)
     for i in range(1, len(ids)):
         ids[i] = followers[ids[i - 1], choices[i]]
-    starts = rng.integers(len(ids) - block_size, size=(FIGURES["steps"], case["gradient_accumulation_steps"], TRAINING["batch_size"]))
+    starts = rng.integers(
+        len(ids) - block_size, size=(FIGURES["steps"], case["gradient_accumulation_steps"], TRAINING["batch_size"])
+    )
     digest = hashlib.sha256(ids.tobytes() + starts.tobytes())
     state = model.state_dict()
     for name in sorted(set(state) - {"lm_head.weight"}):
@@ -39,7 +45,10 @@ def follow_recipe(
         digest.update(weight.tobytes())
         state[name].copy_(torch.from_numpy(weight))
     if digest.hexdigest() != case["sha256"]:
-        raise ValueError(f"numpy {np.__version__} draws other inputs than those of {FIGURES['made_with']}; store the figures anew by their recipe")
+        raise ValueError(
+            f"numpy {np.__version__} draws other inputs than those of {FIGURES['made_with']}; store "
+            f"the figures anew by their recipe"
+        )
     return model, torch.from_numpy(ids[starts[..., None] + np.arange(block_size + 1)])
 
 
@@ -78,7 +87,9 @@ def largest_difference(losses: list[float], case: dict) -> float:
 def test_losses_equal_nanogpts_over_fifty_steps(case):
     model, windows = follow_recipe(case)
     losses = train(model, optimizer_for(model), windows)
-    assert largest_difference(losses, case) <= 1e-4, "measured: 5e-7, the rounding of float32; float64 differs as much"
+    assert largest_difference(losses, case) <= 1e-4, (
+        "measured: 5e-7, the rounding of float32; float64 differs as much"
+    )
     assert losses[-1] < losses[0] - 0.5, "it learns, or there is little to compare"
 
 
@@ -94,5 +105,7 @@ def test_another_recipe_for_weight_decay_is_noticed():
 
 def test_other_inputs_are_named(monkeypatch):
     monkeypatch.setitem(FIGURES, "seed", FIGURES["seed"] + 1)
-    with pytest.raises(ValueError, match="numpy .* draws other inputs than those of torch .*; store the figures anew"):
+    with pytest.raises(
+        ValueError, match="numpy .* draws other inputs than those of torch .*; store the figures anew"
+    ):
         follow_recipe(FIGURES["cases"]["bias"])

@@ -1,4 +1,5 @@
 """No run is lost: not to a kill, a damaged file, a full disk, a clock that leaps, or a crash between two renames."""
+
 import errno
 import json
 import os
@@ -25,12 +26,12 @@ from nanogpt.checkpoint import (
     rotate_checkpoints,
     save_checkpoint,
 )
-from nanogpt.sharded import latest_checkpoint, save_sharded
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
 from nanogpt.optim import adamw
 from nanogpt.recipe import TrainConfig
 from nanogpt.report import read_metrics
+from nanogpt.sharded import latest_checkpoint, save_sharded
 from nanogpt.start import start_run
 from nanogpt.train import train
 
@@ -75,7 +76,8 @@ def iterations(config: TrainConfig) -> dict[str, int]:
     return {path.name: load_checkpoint(path)["iter_num"] for path in find_checkpoints(config.out_dir)}
 
 
-# A process that has imported all there is and forks a run for every line it reads: a fresh Python takes seconds to start.
+# A process that has imported all there is and forks a run for every line it reads: a fresh Python takes seconds
+# to start.
 SERVER = """
 import json, os, sys, threading, time, traceback
 import torch
@@ -154,7 +156,8 @@ class Life:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has loaded torch")
 def test_twenty_kills_change_nothing(tiny, tmp_path):
-    """Half of them in the middle of a save, the others at any moment, the start of the process and the first steps included.
+    """Half of them in the middle of a save, the others at any moment, the start of the process and the first steps
+    included.
 
     What is lost: the steps since the last save began, and, where that one was torn, the interval before it.
     """
@@ -163,12 +166,14 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
     whole, progress = replace(config, out_dir=str(tmp_path / "whole")), tmp_path / "progress"
     command = [sys.executable, "-c", SERVER, str(progress)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as server:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as server:
         resumed, torn = 0, 0
         for kill in range(kills):
             life = Life(server, config, progress)
             enough = resumed + rng.randint(0, 2 * interval) if rng.random() < 0.9 else 0
-            life.wait_until(lambda: life.noted()[1] >= enough)
+            life.wait_until(lambda life=life, enough=enough: life.noted()[1] >= enough)
             if kill % 2:
                 life.wait_until(life.saving)
             else:
@@ -179,7 +184,9 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
             assert first in (0, resumed + 1), "it went on where the one before it left off"
             begun = begun or resumed
             resumed = latest_checkpoint(config.out_dir)[1]["iter_num"] if find_checkpoints(config.out_dir) else 0
-            assert begun - interval <= resumed <= begun, f"the save of {begun} was hit, and the run is back at {resumed}"
+            assert begun - interval <= resumed <= begun, (
+                f"the save of {begun} was hit, and the run is back at {resumed}"
+            )
             assert reached - resumed <= 2 * interval, "a save has begun only where the one before it is whole"
         assert torn >= kills // 2, "half of the kills tore a save apart"
         assert Life(server, config, progress).end(kill=False) == 0
@@ -194,7 +201,12 @@ def flip(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-DAMAGE = {"a bit": flip, "cut short": lambda data: data[:-100], "empty": lambda data: b"", "zeros": lambda data: bytes(len(data))}
+DAMAGE = {
+    "a bit": flip,
+    "cut short": lambda data: data[:-100],
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
@@ -203,7 +215,9 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny, damage):
     train(replace(config, max_iters=15), progress=False)
     out = Path(config.out_dir)
     (out / "ckpt.pt").write_bytes(damage((out / "ckpt.pt").read_bytes()))
-    with pytest.warns(UserWarning, match=r"out/ckpt.pt is damaged or cut short .*; going on from .*out/ckpt-1.pt, iteration 10$"):
+    with pytest.warns(
+        UserWarning, match=r"out/ckpt.pt is damaged or cut short .*; going on from .*out/ckpt-1.pt, iteration 10$"
+    ):
         go_on(config)
     assert [row["iter"] for row in read_metrics(out)] == [0, 5, 10, 15, 20], "no gap, and nothing twice"
     assert_same_run(config, whole_run(config))
@@ -250,7 +264,9 @@ class Crash(BaseException):
 @pytest.mark.parametrize("keep", [1, 2, 3])
 @pytest.mark.parametrize("crash_at", range(6))
 def test_a_crash_at_every_step_of_a_rotation(tmp_path, monkeypatch, keep, crash_at):
-    "The newest is always there, as many as are to be kept are too, and after the next save all is as if nothing had happened."
+    """The newest is always there, as many as are to be kept are too, and after the next save all is as if nothing
+    had happened.
+    """
     names = ["ckpt-2.pt", "ckpt-1.pt", "ckpt.pt", "ckpt-new.pt"]
     number = {name: {"model": {}, "model_args": {}, "iter_num": i} for i, name in enumerate(names, start=1)}
     for name in list(number)[-keep - 1 :]:
@@ -310,7 +326,9 @@ def full_disk(file, room: int):
 
 @pytest.mark.parametrize("name", ["ckpt-new.pt", "best.pt", "metrics.jsonl"])
 def test_a_full_disk_stops_the_run_and_loses_nothing(tiny, monkeypatch, name):
-    "The third time that the file is written, at iteration 10; what is written in the background tells of it at the next save."
+    """The third time that the file is written, at iteration 10; what is written in the background tells of it at
+    the next save.
+    """
     times = []
 
     def open_(path, mode, **options):
@@ -327,7 +345,11 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tiny, monkeypatch, name):
     config = replace(tiny, learning_rate=1e-2)  # so that every evaluation is the best so far
     with monkeypatch.context() as patch:
         patch.setattr("nanogpt.files.open", open_, raising=False)
-        said = "No space left on device" if name == "metrics.jsonl" else rf"out/{name} was not saved \(no room on the disk: make some\)"
+        said = (
+            "No space left on device"
+            if name == "metrics.jsonl"
+            else rf"out/{name} was not saved \(no room on the disk: make some\)"
+        )
         with pytest.raises(OSError, match=said) as caught:
             train(config, progress=False)
     assert "\n" not in str(caught.value) and name in str(caught.value)
@@ -355,7 +377,9 @@ def test_a_clock_that_leaps_is_not_asked(tiny, monkeypatch):
 
 
 def test_max_seconds_saves_and_goes_on(tiny, capsys):
-    result = train(replace(tiny, max_iters=1000, lr_decay_iters=1000, max_seconds=0.5, eval_interval=1000), progress=False)
+    result = train(
+        replace(tiny, max_iters=1000, lr_decay_iters=1000, max_seconds=0.5, eval_interval=1000), progress=False
+    )
     reached = iterations(tiny)["ckpt.pt"]
     assert result.stopped == "max_seconds" and 0 < reached < 1000, "saved between two evaluations"
     assert f"stopped by max_seconds at iteration {reached}, all saved in {tiny.out_dir}" in capsys.readouterr().out
@@ -403,7 +427,9 @@ def test_best_pt_holds_the_average_that_torch_computes(tiny):
         average.update_parameters(run.model)
     assert best["iter_num"] == 20
     ours = model_from_checkpoint(best)
-    for (name, weight), theirs, last in zip(ours.named_parameters(), average.module.parameters(), run.model.parameters(), strict=True):
+    for (name, weight), theirs, last in zip(
+        ours.named_parameters(), average.module.parameters(), run.model.parameters(), strict=True
+    ):
         torch.testing.assert_close(weight, theirs, atol=1e-6, rtol=0, msg=name)
         assert not torch.equal(weight, last), f"{name} is no average"
 
@@ -429,7 +455,9 @@ def test_schedules_are_followed_across_a_stop(tiny, schedule):
     rows = read_metrics(config.out_dir)
     assert [row["iter"] for row in rows] == list(range(22))
     expected = np.interp(range(21), *SHAPES[schedule])
-    assert [row["lr"] for row in rows[1:]] == pytest.approx(expected, rel=1e-9), "a row tells the rate of the step before it"
+    assert [row["lr"] for row in rows[1:]] == pytest.approx(expected, rel=1e-9), (
+        "a row tells the rate of the step before it"
+    )
 
 
 def test_metrics_go_on_without_gap_from_an_older_checkpoint(tiny):
@@ -444,7 +472,9 @@ def test_metrics_go_on_without_gap_from_an_older_checkpoint(tiny):
     assert_same_run(config, whole_run(config))
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), lambda path: path.unlink()], ids=["empty", "gone"])
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(b""), lambda path: path.unlink()], ids=["empty", "gone"]
+)
 def test_metrics_that_are_lost_cost_no_checkpoint(tiny, damage):
     config = replace(tiny, lr_decay_iters=20)
     train(replace(config, max_iters=10), progress=False)

@@ -1,4 +1,7 @@
-"""Runs of earlier versions go on: data/old_run was written before the model's shape became a part of its own, at iteration 10 of 20."""
+"""Runs of earlier versions go on: data/old_run was written before the model's shape became a part of its own, at
+iteration 10 of 20.
+"""
+
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +24,9 @@ def old(tmp_path):
     shutil.copytree(OLD, tmp_path / "old")
     values = json.loads((OLD / "run" / "config.json").read_text(encoding="utf-8"))
     assert "n_layer" in values and "model" not in values, "flat, as it was then"
-    return config_from_dict(values | {"data_dir": str(tmp_path / "old" / "data"), "out_dir": str(tmp_path / "old" / "run")})
+    return config_from_dict(
+        values | {"data_dir": str(tmp_path / "old" / "data"), "out_dir": str(tmp_path / "old" / "run")}
+    )
 
 
 @pytest.mark.filterwarnings("ignore:the validation split has only")

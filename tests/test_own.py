@@ -1,4 +1,5 @@
 """A model, data and an optimizer of one's own, and text of one's own."""
+
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from nanogpt.recipe import own_recipe
 from nanogpt.sample import generate
 from nanogpt.train import train
 
-IDS = np.random.default_rng(0).integers(11, size=4000) // 2 * 2 % 11  # half of the ids occur, so there is something to learn
+IDS = (
+    np.random.default_rng(0).integers(11, size=4000) // 2 * 2 % 11
+)  # half of the ids occur, so there is something to learn
 
 
 class Bigram(nn.Module):
@@ -28,7 +31,9 @@ class Bigram(nn.Module):
 
     def forward(self, idx, targets=None):
         logits = self.table(idx)
-        return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, None if targets is None else F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=-1
+        )
 
 
 @pytest.fixture
@@ -45,13 +50,26 @@ def test_a_model_and_an_optimizer_of_ones_own(own, data):
     torch.manual_seed(0)
     model = Bigram()
     seen = []
-    result = train(own, model=model, data=data, optimizer=torch.optim.SGD(model.parameters(), lr=0.5), on_step=seen.append, progress=False)
+    result = train(
+        own,
+        model=model,
+        data=data,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+        on_step=seen.append,
+        progress=False,
+    )
     assert result.model is model and result.tokenizer is None and len(seen) == own.max_iters
     assert result.metrics[-1]["val_loss"] < result.metrics[0]["val_loss"] - 0.1
     rate = result.metrics[-1]["lr"]
     assert 0.05 <= rate < 0.5, "the schedule scales the optimizer's own rate"
     assert generate(model, torch.zeros(1, 1, dtype=torch.int64), 5, block_size=8).shape == (1, 6)
-    assert {path.name for path in Path(own.out_dir).iterdir()} == {"ckpt.pt", "ckpt-1.pt", "best.pt", "metrics.jsonl", "config.json"}
+    assert {path.name for path in Path(own.out_dir).iterdir()} == {
+        "ckpt.pt",
+        "ckpt-1.pt",
+        "best.pt",
+        "metrics.jsonl",
+        "config.json",
+    }
     with pytest.raises(ValueError, match="load_checkpoint"):
         load(own.out_dir)
 
@@ -59,7 +77,13 @@ def test_a_model_and_an_optimizer_of_ones_own(own, data):
 def test_it_goes_on_to_the_bit(own, data, tmp_path):
     def run(config, **changes):
         torch.manual_seed(0)
-        return train(replace(config, **changes), model=Bigram(), data=data, optimizer=lambda m: torch.optim.Adam(m.parameters(), lr=0.1), progress=False)
+        return train(
+            replace(config, **changes),
+            model=Bigram(),
+            data=data,
+            optimizer=lambda m: torch.optim.Adam(m.parameters(), lr=0.1),
+            progress=False,
+        )
 
     straight = run(own, out_dir=str(tmp_path / "straight"))
     run(own, max_iters=10, lr_decay_iters=20)
@@ -84,7 +108,11 @@ def test_batches_of_ones_own(own):
 
 
 def test_our_model_on_an_array(own, data):
-    result = train(own, data=tuple(TokenDataset(split.read(np.zeros(1, np.int64), len(split))[0], vocab_size=11) for split in data), progress=False)
+    result = train(
+        own,
+        data=tuple(TokenDataset(split.read(np.zeros(1, np.int64), len(split))[0], vocab_size=11) for split in data),
+        progress=False,
+    )
     assert result.model.config.vocab_size == 11
     model, tokenizer = load(own.out_dir, device="cpu")
     assert tokenizer is None and model.config.vocab_size == 11
@@ -92,7 +120,9 @@ def test_our_model_on_an_array(own, data):
 
 
 def test_too_little_text_is_said(tmp_path, monkeypatch):
-    "Three short documents: few windows where they are aligned, a validation split of a few tokens, an empty vocabulary."
+    """Three short documents: few windows where they are aligned, a validation split of a few tokens, an empty
+    vocabulary.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     for i in range(3):
@@ -110,7 +140,10 @@ def test_too_little_text_is_said(tmp_path, monkeypatch):
 def test_a_loss_that_only_rises_is_said(own):
     "A learning rate that spoils the weights: the best evaluation stays the first."
     ids = np.arange(2000) % 11
-    data = TokenDataset(ids[:1000], vocab_size=11), TokenDataset(np.random.default_rng(1).integers(11, size=1000), vocab_size=11)
+    data = (
+        TokenDataset(ids[:1000], vocab_size=11),
+        TokenDataset(np.random.default_rng(1).integers(11, size=1000), vocab_size=11),
+    )
     config = replace(own, max_iters=30, eval_interval=5, learning_rate=1e-2, min_lr=1e-3)
     with pytest.warns(UserWarning, match="has not fallen since iteration .*: best.pt has the weights of then"):
         train(config, data=data, progress=False)

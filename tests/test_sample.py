@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from nanogpt.corpus import tales
+from nanogpt.bpe import train_bpe
 from nanogpt.config import GPTConfig
-from nanogpt.model import GPT
+from nanogpt.corpus import tales
 from nanogpt.decode import Detokenizer, Int8Linear, PackedLinear, check_prompts, for_decoding
+from nanogpt.model import GPT
 from nanogpt.sample import (
     Sampling,
     filter_logits,
@@ -24,7 +24,6 @@ from nanogpt.sample import (
     stream,
     stream_tokens,
 )
-from nanogpt.bpe import train_bpe
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 
 SHAPE = dict(block_size=12, vocab_size=20, n_layer=2, n_head=4, n_embd=16)

@@ -16,9 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 import tiktoken
+from hypothesis import assume, example, given, settings, strategies as st
 from tiktoken_ext import openai_public
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
 
 from nanogpt import bpe, vocab
 from nanogpt.bpe import train_bpe

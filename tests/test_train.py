@@ -1,4 +1,5 @@
 """Runs that stop and go on, and steps that are what they claim to be."""
+
 import json
 import math
 import os
@@ -16,14 +17,14 @@ from conftest import replace
 from nanogpt.checkpoint import load_checkpoint
 from nanogpt.corpus import tales
 from nanogpt.data import TokenDataset, all_batches
-from nanogpt.prepare import prepare
-from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.device import pick_device, pick_dtype
+from nanogpt.inputs import load_data
+from nanogpt.prepare import prepare
 from nanogpt.recipe import PRESETS, TrainConfig, get_preset
 from nanogpt.report import read_metrics
-from nanogpt.inputs import load_data
 from nanogpt.start import checkpoint_of, restore, start_run
 from nanogpt.step import evaluate
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.train import train
 
 RUN = """
@@ -35,7 +36,9 @@ sys.exit(train(TrainConfig(**json.loads(sys.argv[1])), progress=False).exit_code
 
 
 def start(config: TrainConfig, **options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(asdict(config))], env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, json.dumps(asdict(config))], env=os.environ | {"OMP_NUM_THREADS": "1"}, **options
+    )
 
 
 def wait_for(config: TrainConfig, iteration: int, process: subprocess.Popen):
@@ -64,7 +67,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny, how, tmp_path):
         assert torch.equal(ours["model"][name], tensor), name
     assert ours["sampler"] == theirs["sampler"]
     kept = ("iter", "train_loss", "val_loss", "lr", "tokens")
-    rows = [[{key: row[key] for key in kept} for row in read_metrics(folder)] for folder in (config.out_dir, tmp_path / "whole")]
+    rows = [
+        [{key: row[key] for key in kept} for row in read_metrics(folder)]
+        for folder in (config.out_dir, tmp_path / "whole")
+    ]
     assert rows[0] == rows[1], "the metrics of the stopped run have no gap and nothing twice"
 
 
@@ -79,20 +85,34 @@ def test_a_seed_gives_the_same_run_and_leaves_torchs_generator_alone(tiny, tmp_p
 
 
 def test_accumulation_equals_one_large_batch(tiny):
-    "Over 50 steps: 1e-8 in float64, 1e-4 in float32, which sums in another order. In epochs of aligned windows micro-batches have unequal numbers of targets."
+    """Over 50 steps: 1e-8 in float64, 1e-4 in float32, which sums in another order. In epochs of aligned windows
+    micro-batches have unequal numbers of targets.
+    """
     for dtype, tolerance in (("float64", 1e-8), ("float32", 1e-4)):
         for sampling in ("random", "epochs"):
-            config = replace(tiny, dropout=0.0, dtype=dtype, sampling=sampling, aligned=sampling == "epochs", max_iters=50)
+            config = replace(
+                tiny, dropout=0.0, dtype=dtype, sampling=sampling, aligned=sampling == "epochs", max_iters=50
+            )
             small = start_run(replace(config, batch_size=2, gradient_accumulation_steps=4))
             large = start_run(replace(config, batch_size=8, gradient_accumulation_steps=1))
             assert small.config.tokens_per_iter == large.config.tokens_per_iter
             losses = [(small.step()[0], large.step()[0]) for _ in range(50)]
-            assert all(math.isclose(a, b, abs_tol=tolerance) for a, b in losses), "the sampler deals the same windows either way"
+            assert all(math.isclose(a, b, abs_tol=tolerance) for a, b in losses), (
+                "the sampler deals the same windows either way"
+            )
 
 
 MODERN = dict(
-    norm="rms", mlp="swiglu", positions="rotary", n_kv_head=1, qk_norm=True, window=24, document_masking=True, tied=False, vocab_multiple=64,
-)  # fmt: skip
+    norm="rms",
+    mlp="swiglu",
+    positions="rotary",
+    n_kv_head=1,
+    qk_norm=True,
+    window=24,
+    document_masking=True,
+    tied=False,
+    vocab_multiple=64,
+)
 
 
 def test_the_ids_of_the_model_come_from_the_tokenizer(tiny):
@@ -106,7 +126,10 @@ def test_a_modern_model_trains_and_resumes_with_its_own_shape_only(tiny):
     first = train(config, progress=False)
     assert first.metrics[-1]["val_loss"] < first.metrics[0]["val_loss"]
     assert train(replace(config, init_from="resume", max_iters=25), progress=False).metrics[-1]["iter"] == 25
-    differ = "norm is rms there and layer here; .*window is 24 there and None here; document_token is 0 there and None here; tied is False there"
+    differ = (
+        "norm is rms there and layer here; .*window is 24 there and None here; "
+        "document_token is 0 there and None here; tied is False there"
+    )
     with pytest.raises(ValueError, match=differ):
         train(replace(tiny, init_from="resume", max_iters=25), progress=False)
 
@@ -145,18 +168,33 @@ def test_evaluation_is_in_eval_mode_and_restores_the_mode(tiny):
 
 def test_validation_loss_does_not_depend_on_the_batch_size(tiny):
     run = start_run(tiny)
-    losses = [evaluate(run.model, all_batches(run.val_data, batch_size, tiny.model.block_size)) for batch_size in (1, 3, 64)]
+    losses = [
+        evaluate(run.model, all_batches(run.val_data, batch_size, tiny.model.block_size)) for batch_size in (1, 3, 64)
+    ]
     assert max(losses) - min(losses) < 1e-6, "float32 sums in another order"
 
 
 def test_what_a_run_leaves(tiny):
     result = train(tiny, on_eval=lambda run: {"extra": run.iter_num}, progress=False)
     out = Path(tiny.out_dir)
-    assert {path.name for path in out.iterdir()} == {"ckpt.pt", "ckpt-1.pt", "best.pt", "metrics.jsonl", "config.json", "tokenizer.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "ckpt.pt",
+        "ckpt-1.pt",
+        "best.pt",
+        "metrics.jsonl",
+        "config.json",
+        "tokenizer.json",
+    }
     rows = read_metrics(out)
     assert rows == result.metrics and [row["iter"] for row in rows] == [0, 5, 10, 15, 20]
-    assert {"iter", "train_loss", "val_loss", "lr", "tokens", "seconds", "tokens_per_s", "excess", "extra"} <= rows[-1].keys()
-    assert load_checkpoint(out / "best.pt")["best_val_loss"] == result.best_val_loss == min(row["val_loss"] for row in rows)
+    assert {"iter", "train_loss", "val_loss", "lr", "tokens", "seconds", "tokens_per_s", "excess", "extra"} <= rows[
+        -1
+    ].keys()
+    assert (
+        load_checkpoint(out / "best.pt")["best_val_loss"]
+        == result.best_val_loss
+        == min(row["val_loss"] for row in rows)
+    )
     described = TrainConfig(**json.loads((out / "config.json").read_text(encoding="utf-8")))
     assert described == replace(tiny, vocab_size=result.tokenizer.vocab_size)
     with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -172,7 +210,10 @@ def test_a_run_is_never_overwritten_unasked(tiny):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny):
-    with pytest.raises(ValueError, match="the (loss|gradient's norm) is (nan|inf) at iteration .*checkpoint is in .*lower learning_rate"):
+    with pytest.raises(
+        ValueError,
+        match="the (loss|gradient's norm) is (nan|inf) at iteration .*checkpoint is in .*lower learning_rate",
+    ):
         train(replace(tiny, learning_rate=1e30, grad_clip=0.0, max_iters=50), progress=False)
 
 
@@ -245,7 +286,10 @@ def test_unknown_preset_suggests(monkeypatch):
 def test_devices_and_dtypes(monkeypatch):
     with pytest.raises(ValueError, match="cannot be used here"):
         pick_device("cuda:77")
-    assert pick_dtype(torch.device("cpu")) == torch.float32 and pick_dtype(torch.device("cpu"), "bfloat16") == torch.bfloat16
+    assert (
+        pick_dtype(torch.device("cpu")) == torch.float32
+        and pick_dtype(torch.device("cpu"), "bfloat16") == torch.bfloat16
+    )
     for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
         assert pick_dtype(torch.device("cuda")) == dtype
@@ -261,7 +305,11 @@ def test_prepared_on_demand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.txt").write_text("abc " * 200, encoding="utf-8")
     train_data, val_data, tokenizer = load_data(TrainConfig(corpus="mine.txt"))
-    assert train_data.folder == Path("data/mine-char") and tokenizer == tokenizer and isinstance(tokenizer, CharTokenizer)
+    assert (
+        train_data.folder == Path("data/mine-char")
+        and tokenizer == tokenizer
+        and isinstance(tokenizer, CharTokenizer)
+    )
     assert isinstance(val_data, TokenDataset)
     with pytest.raises(FileNotFoundError, match="nanogpt prepare"):
         load_data(get_preset("gpt2-124m"))
@@ -272,7 +320,9 @@ def test_data_of_other_text_is_refused(tmp_path, monkeypatch):
     Path("mine.txt").write_text("abc " * 200, encoding="utf-8")
     load_data(TrainConfig(corpus="mine.txt"))
     Path("mine.txt").write_text("abd " * 200, encoding="utf-8")
-    with pytest.raises(ValueError, match="data/mine-char was prepared from other text than 'mine.txt' is now; delete the folder"):
+    with pytest.raises(
+        ValueError, match="data/mine-char was prepared from other text than 'mine.txt' is now; delete the folder"
+    ):
         load_data(TrainConfig(corpus="mine.txt"))
     load_data(TrainConfig(corpus="mine.txt", data_dir="data/mine-char"))
     Path("mine.txt").unlink()
@@ -308,7 +358,9 @@ def test_a_logger_that_is_missing_leaves_the_old_run(tiny, monkeypatch):
 def test_a_resumed_run_obeys_its_configuration(tiny):
     train(tiny, progress=False)
     run = start_run(replace(tiny, resume="auto", weight_decay=0.5, beta2=0.9))
-    assert run.optimizer.param_groups[0]["weight_decay"] == 0.5 and run.optimizer.param_groups[1]["weight_decay"] == 0.0
+    assert (
+        run.optimizer.param_groups[0]["weight_decay"] == 0.5 and run.optimizer.param_groups[1]["weight_decay"] == 0.0
+    )
     assert run.optimizer.param_groups[0]["betas"] == (0.9, 0.9)
     resumed = train(replace(tiny, resume="auto", batch_size=8, max_iters=25), progress=False)
     assert [row["tokens"] for row in resumed.metrics[-2:]] == [20 * 4 * 32, 20 * 4 * 32 + 5 * 8 * 32]
@@ -317,6 +369,8 @@ def test_a_resumed_run_obeys_its_configuration(tiny):
 def test_part_of_the_validation_split_is_the_same_part_for_every_batch_size(tiny, tmp_path):
     losses = []
     for batch_size in (1, 3, 4, 8):
-        config = replace(tiny, batch_size=batch_size, eval_windows=7, max_iters=1, out_dir=str(tmp_path / str(batch_size)))
+        config = replace(
+            tiny, batch_size=batch_size, eval_windows=7, max_iters=1, out_dir=str(tmp_path / str(batch_size))
+        )
         losses.append(train(config, progress=False).metrics[0]["val_loss"])
     assert max(losses) - min(losses) < 1e-6, "float32 sums in another order"

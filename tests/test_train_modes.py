@@ -1,4 +1,5 @@
 """Ways to train: compiled, in float16, with too little memory, and from weights that are there already."""
+
 import shutil
 import warnings
 from pathlib import Path
@@ -8,19 +9,22 @@ import torch
 from conftest import assert_overflow_is_survived, replace
 
 from nanogpt.checkpoint import load_checkpoint, save_checkpoint
+from nanogpt.config import GPTConfig
 from nanogpt.corpus import tales
-from nanogpt.prepare import prepare
 from nanogpt.distributed import checkpoint_blocks
 from nanogpt.hub import load, save_pretrained
-from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
-from nanogpt.tokenizer import ByteTokenizer
-from nanogpt.vocab import load_tokenizer
+from nanogpt.prepare import prepare
 from nanogpt.start import Run, checkpoint_of, start_run
+from nanogpt.tokenizer import ByteTokenizer
 from nanogpt.train import train
+from nanogpt.vocab import load_tokenizer
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile on a CPU needs a C++ compiler",
+)
 def test_a_compiled_model_trains_the_same(tiny):
     "1e-4 in float32, where fused kernels round elsewhere."
     tiny = replace(tiny, n_layer=1, dropout=0.0)
@@ -30,7 +34,9 @@ def test_a_compiled_model_trains_the_same(tiny):
     assert eager.step_model is eager.model and compiled.step_model is not compiled.model
     losses = [(eager.step()[0], compiled.step()[0]) for _ in range(20)]
     assert max(abs(one - other) for one, other in losses) < 1e-4
-    assert checkpoint_of(compiled)["model"].keys() == checkpoint_of(eager)["model"].keys(), "no _orig_mod. in the names"
+    assert checkpoint_of(compiled)["model"].keys() == checkpoint_of(eager)["model"].keys(), (
+        "no _orig_mod. in the names"
+    )
 
 
 def test_a_compiler_that_fails_is_done_without(tiny, monkeypatch, tmp_path):
@@ -43,7 +49,10 @@ def test_a_compiler_that_fails_is_done_without(tiny, monkeypatch, tmp_path):
 
     eager = train(replace(tiny, compile=False, out_dir=str(tmp_path / "eager")), progress=False)
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.warns(UserWarning, match=r"^torch.compile failed \(OSError: no compiler\); training goes on without it, at a lower speed$") as seen:
+    with pytest.warns(
+        UserWarning,
+        match=r"^torch.compile failed \(OSError: no compiler\); training goes on without it, at a lower speed$",
+    ) as seen:
         result = train(replace(tiny, compile=True), progress=False)
     assert len(seen) == 1
     assert [row["val_loss"] for row in result.metrics] == [row["val_loss"] for row in eager.metrics]
@@ -63,8 +72,13 @@ def test_float16_trains_and_keeps_its_scale(tiny):
 
 
 def test_recomputed_activations_are_not_kept_and_change_nothing(tiny):
-    def kept(checkpoint_activations: bool) -> tuple[int, float]:  # bytes between forward and backward; the gradient's norm
-        model = GPT(GPTConfig(block_size=32, vocab_size=50, n_layer=4, n_head=2, n_embd=16, dropout=0.1), torch.Generator().manual_seed(0)).train()
+    def kept(
+        checkpoint_activations: bool,
+    ) -> tuple[int, float]:  # bytes between forward and backward; the gradient's norm
+        model = GPT(
+            GPTConfig(block_size=32, vocab_size=50, n_layer=4, n_head=2, n_embd=16, dropout=0.1),
+            torch.Generator().manual_seed(0),
+        ).train()
         storages = {}
 
         def pack(tensor):
@@ -92,7 +106,12 @@ def test_running_out_of_memory_is_explained(tiny, monkeypatch):
     with pytest.raises(MemoryError) as raised:
         train(tiny, progress=False)
     text = str(raised.value)
-    assert text.startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); the run needs about 0.0 GB; ") and "\n" not in text
+    assert (
+        text.startswith(
+            "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); the run needs about 0.0 GB; "
+        )
+        and "\n" not in text
+    )
     for advice in ("lower batch_size", "loss_chunk=1024", "checkpoint_activations=True"):
         assert advice in text
     assert load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")["iter_num"] == 0
@@ -118,7 +137,9 @@ def test_a_run_that_is_too_large_is_refused_before_it_begins(tiny):
 
 @pytest.fixture
 def folder(tiny, tmp_path) -> Path:
-    "A model of 64 positions in Hugging Face's layout, with the tokenizer of the tales, and with the parts that a GPT-2 must have."
+    """A model of 64 positions in Hugging Face's layout, with the tokenizer of the tales, and with the parts that a
+    GPT-2 must have.
+    """
     tokenizer = load_tokenizer(Path(tiny.data_dir))
     config = GPTConfig(block_size=64, vocab_size=tokenizer.vocab_size, n_layer=3, n_head=4, n_embd=24, bias=True)
     save_pretrained(GPT(config, torch.Generator().manual_seed(5)), tmp_path / "folder")
@@ -136,7 +157,10 @@ def test_finetuning_takes_the_folders_weights_and_shape(tiny, folder):
 
 def test_positions_are_cropped_or_refused(tiny, folder):
     run = start_run(replace(tiny, init_from=str(folder), block_size=16))
-    assert run.model.config.block_size == run.config.model.block_size == 16 and len(run.model.transformer.wpe.weight) == 16
+    assert (
+        run.model.config.block_size == run.config.model.block_size == 16
+        and len(run.model.transformer.wpe.weight) == 16
+    )
     with pytest.raises(ValueError, match="block_size=65 exceeds the 64 positions of .*; lower it"):
         start_run(replace(tiny, init_from=str(folder), block_size=65))
 
@@ -153,8 +177,15 @@ def test_a_finetuned_run_goes_on_with_the_folders_shape(tiny, folder, tmp_path):
 
 def test_finetuning_a_run_and_a_nanogpt_checkpoint(tiny, tmp_path):
     result = train(tiny, progress=False)
-    ours = train(replace(tiny, init_from=tiny.out_dir, out_dir=str(tmp_path / "ours"), max_iters=1, learning_rate=0.0, min_lr=0.0), progress=False)
-    assert ours.metrics[0]["val_loss"] == pytest.approx(min(row["val_loss"] for row in result.metrics), abs=1e-6), "best.pt is where it begins"
+    ours = train(
+        replace(
+            tiny, init_from=tiny.out_dir, out_dir=str(tmp_path / "ours"), max_iters=1, learning_rate=0.0, min_lr=0.0
+        ),
+        progress=False,
+    )
+    assert ours.metrics[0]["val_loss"] == pytest.approx(min(row["val_loss"] for row in result.metrics), abs=1e-6), (
+        "best.pt is where it begins"
+    )
     checkpoint = load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")
     names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
     theirs = {
@@ -164,7 +195,9 @@ def test_finetuning_a_run_and_a_nanogpt_checkpoint(tiny, tmp_path):
     }  # fmt: skip
     save_checkpoint(tmp_path / "theirs" / "ckpt.pt", theirs)
     run = start_run(replace(tiny, init_from=str(tmp_path / "theirs" / "ckpt.pt"), out_dir=str(tmp_path / "out2")))
-    assert run.iter_num == 0 and run.config.model.mlp == "gelu_exact", "nanoGPT's, which its checkpoints do not mention"
+    assert run.iter_num == 0 and run.config.model.mlp == "gelu_exact", (
+        "nanoGPT's, which its checkpoints do not mention"
+    )
     assert all(torch.equal(tensor, checkpoint["model"][name]) for name, tensor in run.model.state_dict().items())
 
 
@@ -172,11 +205,15 @@ def test_other_ids_are_refused(tiny, folder, tmp_path):
     train(tiny, progress=False)
     prepare(tales(60), ByteTokenizer(), tmp_path / "bytes", 0.2)
     other = replace(tiny, data_dir=str(tmp_path / "bytes"), out_dir=str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="the data has 257 ids and .* knows .*; prepare the data with the model's tokenizer"):
+    with pytest.raises(
+        ValueError, match="the data has 257 ids and .* knows .*; prepare the data with the model's tokenizer"
+    ):
         start_run(replace(other, init_from=str(folder)))
     checkpoint = load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")
     shape = checkpoint["model_args"] | {"vocab_size": 300}  # room for the bytes, which mean other text
-    save_checkpoint(tmp_path / "wide.pt", {**checkpoint, "model": GPT(GPTConfig(**shape)).state_dict(), "model_args": shape})
+    save_checkpoint(
+        tmp_path / "wide.pt", {**checkpoint, "model": GPT(GPTConfig(**shape)).state_dict(), "model_args": shape}
+    )
     with pytest.raises(ValueError, match="trained with another tokenizer"):
         start_run(replace(other, init_from=str(tmp_path / "wide.pt")))
 

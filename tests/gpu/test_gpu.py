@@ -1,4 +1,5 @@
 """On an NVIDIA GPU: the fast ways of training, which compute what the slow ones do."""
+
 import os
 import warnings
 from pathlib import Path
@@ -9,22 +10,24 @@ from conftest import assert_overflow_is_survived, replace
 from test_distributed import largest_difference, launch, result_of, run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanogpt.data import Prefetcher, Sampler
-from nanogpt.config import GPTConfig
-from nanogpt.model import GPT
-from nanogpt.optim import adamw, param_groups
 from nanogpt.budget import free_memory, training_memory
+from nanogpt.config import GPTConfig
+from nanogpt.data import Prefetcher, Sampler
 from nanogpt.decode import for_decoding
 from nanogpt.device import pick_device, pick_dtype
-from nanogpt.recipe import TrainConfig
 from nanogpt.inputs import load_data
+from nanogpt.model import GPT
+from nanogpt.optim import adamw, param_groups
+from nanogpt.recipe import TrainConfig
 from nanogpt.start import start_run
 from nanogpt.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS need not compute the same twice
 CAPABILITY = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
-ampere = pytest.mark.skipif(CAPABILITY < (8, 0), reason="bfloat16, TF32 and flash attention are for capability 8 and above")
+ampere = pytest.mark.skipif(
+    CAPABILITY < (8, 0), reason="bfloat16, TF32 and flash attention are for capability 8 and above"
+)
 volta = pytest.mark.skipif(CAPABILITY < (7, 0), reason="torch.compile needs capability 7")
 
 
@@ -62,8 +65,12 @@ def test_a_compiled_model_trains_the_same(cuda):
     "1e-4 in float32, where fused kernels round elsewhere."
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile failed")
-        eager, compiled = (start_run(replace(cuda, compile=compile, dtype="float32", dropout=0.0)) for compile in (False, None))
-    assert eager.step_model is eager.parallel and compiled.step_model is not compiled.parallel, "on a GPU the default is to compile"
+        eager, compiled = (
+            start_run(replace(cuda, compile=compile, dtype="float32", dropout=0.0)) for compile in (False, None)
+        )
+    assert eager.step_model is eager.parallel and compiled.step_model is not compiled.parallel, (
+        "on a GPU the default is to compile"
+    )
     losses = [(eager.step()[0], compiled.step()[0]) for _ in range(20)]
     assert max(abs(one - other) for one, other in losses) < 1e-4
 
@@ -73,27 +80,45 @@ def test_a_compiler_that_fails_is_done_without(cuda, monkeypatch):
         raise OSError("no Triton")
 
     monkeypatch.setattr(torch, "compile", lambda model: compiled)
-    with pytest.warns(UserWarning, match=r"^torch.compile failed \(OSError: no Triton\); training goes on without it, at a lower speed$") as seen:
+    with pytest.warns(
+        UserWarning,
+        match=r"^torch.compile failed \(OSError: no Triton\); training goes on without it, at a lower speed$",
+    ) as seen:
         result = train(replace(cuda, compile=None), progress=False)
-    assert len([warning for warning in seen if "torch.compile" in str(warning.message)]) == 1 and result.metrics[-1]["iter"] == 20
+    assert (
+        len([warning for warning in seen if "torch.compile" in str(warning.message)]) == 1
+        and result.metrics[-1]["iter"] == 20
+    )
 
 
 @ampere
 def test_attention_is_flash_attention():
-    "It runs where nothing else is allowed, forward and backward; and what torch chooses by itself never writes the T × T weights."
-    model = GPT(GPTConfig(block_size=128, vocab_size=64, n_layer=2, n_head=2, n_embd=64), torch.Generator().manual_seed(0)).cuda()
+    """It runs where nothing else is allowed, forward and backward; and what torch chooses by itself never writes
+    the T × T weights.
+    """
+    model = GPT(
+        GPTConfig(block_size=128, vocab_size=64, n_layer=2, n_head=2, n_embd=64), torch.Generator().manual_seed(0)
+    ).cuda()
     ids = torch.zeros(2, 128, dtype=torch.int64, device="cuda")
     with torch.autocast("cuda", torch.bfloat16), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         loss = model(ids, ids)[1]
     loss.backward()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.autocast("cuda", torch.bfloat16):
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+        torch.autocast("cuda", torch.bfloat16),
+    ):
         model(ids, ids)
     called = {event.key for event in profile.key_averages()}
     assert "aten::scaled_dot_product_attention" in called and "aten::_scaled_dot_product_attention_math" not in called
 
 
 def test_fused_adamw_is_adamw():
-    models = [GPT(GPTConfig(block_size=32, vocab_size=64, n_layer=2, n_head=2, n_embd=16), torch.Generator().manual_seed(0)).cuda() for _ in range(2)]
+    models = [
+        GPT(
+            GPTConfig(block_size=32, vocab_size=64, n_layer=2, n_head=2, n_embd=16), torch.Generator().manual_seed(0)
+        ).cuda()
+        for _ in range(2)
+    ]
     fused = adamw(models[0], 1e-2, (0.9, 0.95), 0.1)
     plain = torch.optim.AdamW(param_groups(models[1], 0.1), lr=1e-2, betas=(0.9, 0.95), foreach=False, fused=False)
     assert fused.defaults["fused"]
@@ -109,7 +134,9 @@ def test_fused_adamw_is_adamw():
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU"))])
+@pytest.mark.parametrize(
+    "ranks", [1, pytest.param(2, marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU"))]
+)
 def test_ranks_over_nccl_train_what_one_process_trains(cuda, strategy, ranks, tmp_path):
     config = replace(cuda, dtype="float64", dropout=0.0, batch_size=2, gradient_accumulation_steps=4)
     theirs, ours = (replace(config, strategy=strategy, out_dir=str(tmp_path / name)) for name in ("theirs", "ours"))
@@ -134,7 +161,10 @@ def test_running_out_of_memory_is_explained(cuda):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (64 << 20)) / total)
     try:
-        with pytest.raises(MemoryError, match=r"^out of memory \(CUDA out of memory.*; the run needs about [\d.]+ GB; lower batch_size ") as raised:
+        with pytest.raises(
+            MemoryError,
+            match=r"^out of memory \(CUDA out of memory.*; the run needs about [\d.]+ GB; lower batch_size ",
+        ) as raised:
             train(replace(cuda, dtype="float32", batch_size=20_000), progress=False)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -164,13 +194,18 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 0.15), pytest.param(torch.bfloat16, 0.25, marks=ampere)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 0.15), pytest.param(torch.bfloat16, 0.25, marks=ampere)]
+)
 def test_the_memory_estimate_is_what_a_step_takes(shape, dtype, tolerance):
     "Within 15 %; under autocast within 25 %."
 
     def steps(config: GPTConfig, batch_size: int) -> int:  # bytes at the height of the second step
         model = GPT(config, torch.Generator().manual_seed(0)).cuda()
-        optimizer, ids = adamw(model, 1e-4), torch.zeros(batch_size, config.block_size, dtype=torch.int64, device="cuda")
+        optimizer, ids = (
+            adamw(model, 1e-4),
+            torch.zeros(batch_size, config.block_size, dtype=torch.int64, device="cuda"),
+        )
         for _ in range(2):
             torch.cuda.reset_peak_memory_stats()
             with torch.autocast("cuda", dtype, enabled=dtype.itemsize == 2):
@@ -180,11 +215,15 @@ def test_the_memory_estimate_is_what_a_step_takes(shape, dtype, tolerance):
             optimizer.zero_grad()
         return torch.cuda.max_memory_allocated()
 
-    steps(GPTConfig(block_size=32, vocab_size=64, n_layer=1, n_head=1, n_embd=32), 1)  # cuBLAS keeps a workspace from now on
+    steps(
+        GPTConfig(block_size=32, vocab_size=64, n_layer=1, n_head=1, n_embd=32), 1
+    )  # cuBLAS keeps a workspace from now on
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     config, batch_size = SHAPES[shape]
-    assert sum(training_memory(config, batch_size, dtype).values()) == pytest.approx(steps(config, batch_size) - before, rel=tolerance)
+    assert sum(training_memory(config, batch_size, dtype).values()) == pytest.approx(
+        steps(config, batch_size) - before, rel=tolerance
+    )
 
 
 def test_free_memory_is_plausible():
@@ -205,8 +244,14 @@ def test_batches_come_from_pinned_memory_and_are_the_samplers(cuda):
 @pytest.mark.parametrize("tf32, precision", [(True, "high"), (False, "highest")])
 def test_tf32_is_as_the_configuration_says_and_as_it_was_afterwards(cuda, tf32, precision):
     before = torch.get_float32_matmul_precision()
-    result = train(replace(cuda, tf32=tf32), on_eval=lambda run: {"precision": torch.get_float32_matmul_precision()}, progress=False)
-    assert {row["precision"] for row in result.metrics} == {precision} and torch.get_float32_matmul_precision() == before
+    result = train(
+        replace(cuda, tf32=tf32),
+        on_eval=lambda run: {"precision": torch.get_float32_matmul_precision()},
+        progress=False,
+    )
+    assert {row["precision"] for row in result.metrics} == {
+        precision
+    } and torch.get_float32_matmul_precision() == before
 
 
 @ampere
@@ -222,7 +267,9 @@ def test_tf32_is_faster_arithmetic_with_fewer_digits():
 
 def test_decoding_on_the_cpu_is_for_the_cpu(cuda):
     model = start_run(cuda).model
-    with pytest.raises(ValueError, match="for_decoding takes a model in float32 on the CPU; this one is torch.float32 on cuda:0"):
+    with pytest.raises(
+        ValueError, match="for_decoding takes a model in float32 on the CPU; this one is torch.float32 on cuda:0"
+    ):
         for_decoding(model)
 
 
