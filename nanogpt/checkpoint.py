@@ -200,7 +200,8 @@ def find_checkpoints(out_dir: str | Path) -> list[Path]:
 
 def _age(path: Path) -> int:
     "-1 for ckpt-new, 0 for ckpt, 1 for ckpt-1, …"
-    return int((_NAME.fullmatch(path.name)[1] or "0").replace("new", "-1"))
+    name = _NAME.fullmatch(path.name)
+    return int((name and name[1] or "0").replace("new", "-1"))
 
 # %% ../nbs/10_checkpoint.ipynb #467c212b
 def rotate_checkpoints(out_dir: str | Path, keep: int):
@@ -277,9 +278,7 @@ class CheckpointWriter(AbstractContextManager):
         self.pool, self.pending, self.copies = ThreadPoolExecutor(1), None, {}
         for leftover in self.out_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
-        rotate_checkpoints(
-            out_dir, keep + 1
-        )  # where that was cut short; nothing goes before the next save is whole
+        rotate_checkpoints(out_dir, keep + 1)  # where that was cut short; the oldest goes with the next save
 
     def save(self, checkpoint: dict, best: dict | None = None):
         """Copy the tensors and return; the copy is written meanwhile.
@@ -289,11 +288,9 @@ class CheckpointWriter(AbstractContextManager):
             best: for best.pt, which is written first
         """
         self.wait()
-        buffers, self.copies = (
-            self.copies,
-            {},
-        )  # memory that was touched before: new pages take as long as the copy itself
-        self.pending = self.pool.submit(self._write, *copy_to_cpu([checkpoint, best], self.copies, buffers))
+        buffers, self.copies = self.copies, {}  # memory that was touched before: new pages take as long as a copy
+        copies = [copy_to_cpu(value, self.copies, buffers) for value in (checkpoint, best)]
+        self.pending = self.pool.submit(self._write, *copies)
 
     def _write(self, checkpoint: dict, best: dict | None):
         if best:

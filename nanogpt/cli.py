@@ -290,7 +290,7 @@ class Eval:
             raise ValueError(f"{self.run} does not say what it was trained on; give --data-dir")
         data = TokenDataset(self.data_dir or data_path(config), self.split, model.config.vocab_size)
         if data.meta and data.meta["tokenizer"] != tokenizer.fingerprint:
-            raise ValueError(f"{data.folder} was prepared with another tokenizer than the model's")
+            raise ValueError(f"{data.name} was prepared with another tokenizer than the model's")
         loss = evaluate(model, all_batches(data, config.batch_size, config.model.block_size, config.aligned))
         perplexity = f"perplexity {math.exp(loss):.2f}"
         print(f"{self.split} loss {loss:.4f} nats/token over {len(data) - 1:,} tokens; {perplexity}")

@@ -143,10 +143,9 @@ class TokenDataset:
                 part = self.shards[i][first : first + length - done]
                 row[done : done + len(part)] = part
                 i, done = i + 1, done + len(part)
-        smallest, largest = int(rows.min(initial=0)), int(rows.max(initial=0))
-        if smallest < 0:
+        if self.dtype.kind == "i" and (smallest := int(rows.min(initial=0))) < 0:
             raise ValueError(f"{self.name} holds id {smallest}; ids are 0 or more")
-        if self.vocab_size and largest >= self.vocab_size:
+        if self.vocab_size and (largest := int(rows.max(initial=0))) >= self.vocab_size:
             found = f"holds id {largest}, but the vocabulary has {self.vocab_size} ids"
             raise ValueError(f"{self.name} {found}; prepare the data with this tokenizer")
         return rows

@@ -69,7 +69,8 @@ def parallelize(
         "ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view tensor"
     )  # the logits
     # without resharding, an evaluation would leave whole weights behind, which a step does not change
-    return fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    return model
 
 # %% ../nbs/11_distributed.ipynb #aee39b3d
 def is_sharded(

@@ -22,7 +22,7 @@ from .config import GPTConfig
 from .files import atomic_write
 from .model import GPT
 from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
-from .vocab import TiktokenTokenizer
+from .vocab import TiktokenTokenizer, bpe_from_gpt2_files, to_huggingface
 
 # %% ../nbs/tools/layouts.ipynb #cf020b84
 FIELDS = {  # our field -> theirs; Qwen3's are Llama's
@@ -257,13 +257,12 @@ def _as_bpe(tokenizer: Tokenizer) -> BPETokenizer:
     if isinstance(tokenizer, BPETokenizer):
         return tokenizer
     if isinstance(tokenizer, ByteTokenizer):
-        return BPETokenizer({b: bytes([b]) for b in range(256)}, [], ["<|endoftext|>"])
+        return BPETokenizer([], ["<|endoftext|>"])
     if isinstance(tokenizer, TiktokenTokenizer) and tokenizer.name == "gpt2":
-        last = tokenizer.vocab_size - 1  # <|endoftext|>
-        vocab = {i: tokenizer.encoding.decode_single_token_bytes(i) for i in range(last)}
-        ids = {token: i for i, token in vocab.items()}
+        ids = {tokenizer.encoding.decode_single_token_bytes(i): i for i in range(tokenizer.vocab_size - 1)}
         pairs = (merge_piece(token, ids, i) for token, i in ids.items() if len(token) > 1)
-        return BPETokenizer(vocab, [(left, right) for left, right in pairs], ["<|endoftext|>"])
+        byte_ids = [ids[bytes([b])] for b in range(256)]
+        return BPETokenizer([(left, right) for left, right in pairs], ["<|endoftext|>"], byte_ids)
     name = tokenizer.to_dict().get("name", type(tokenizer).__name__)
     can = "it can be characters, bytes, byte-pair encoding or 'gpt2'"
     raise ValueError(f"tokenizer {name!r} cannot be written as a tokenizer.json; {can}")
@@ -284,7 +283,7 @@ def tokenizer_to_huggingface(tokenizer: Tokenizer, folder: Path, block_size: int
         write_json(folder / "tokenizer.json", {"version": "1.0", "model": words, **options})
     else:
         tokenizer = _as_bpe(tokenizer)
-        tokenizer.save_huggingface(folder / "tokenizer.json")
+        write_json(folder / "tokenizer.json", to_huggingface(tokenizer))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
     if tokenizer.eot is not None:
         settings |= dict.fromkeys(("bos_token", "eos_token"), tokenizer.decode([tokenizer.eot]))
@@ -312,7 +311,7 @@ def _read_bpe(vocab: dict[str, int], merges: list[str | list[str]]) -> BPETokeni
         vocab_json, merges_txt = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         vocab_json.write_text(json.dumps(vocab), encoding="utf-8")
         merges_txt.write_text("\n".join(["#version: 0.2", *lines]), encoding="utf-8")
-        return BPETokenizer.from_gpt2_files(vocab_json, merges_txt)
+        return bpe_from_gpt2_files(vocab_json, merges_txt)
 
 # %% ../nbs/tools/layouts.ipynb #67d46785
 def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
@@ -327,7 +326,7 @@ def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
         if lost := [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]:
             missing = f"there is no tokenizer.json in {folder}, and no {lost[0]}"
             raise FileNotFoundError(f"{missing}; name a folder that holds a tokenizer")
-        return BPETokenizer.from_gpt2_files(folder / "vocab.json", folder / "merges.txt")
+        return bpe_from_gpt2_files(folder / "vocab.json", folder / "merges.txt")
     content = read_json(folder / "tokenizer.json")
     match content:
         case {"model": {"type": "WordLevel", "vocab": ids}, "pre_tokenizer": cut} if cut == _EACH_CHARACTER:

@@ -406,21 +406,10 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
         run: whose model already has the checkpoint's weights, where it is one file
         path: where it is
     """
-    missing = {
-        "optimizer",
-        "average",
-        "iter_num",
-        "best_val_loss",
-        "scaler",
-        "rng",
-        "sampler",
-        "progress",
-    } - checkpoint.keys()
-    weights = f"init_from={str(path)!r}"
-    if missing:
-        raise ValueError(
-            f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; start from its weights: {weights}"
-        )
+    needed = {"optimizer", "average", "iter_num", "best_val_loss", "scaler", "rng", "sampler", "progress"}
+    weights = f"start from its weights: init_from={str(path)!r}"
+    if missing := needed - checkpoint.keys():
+        raise ValueError(f"the checkpoint cannot be resumed: it lacks {', '.join(sorted(missing))}; {weights}")
     average = list(run.average.module.parameters()) if run.average else []
     if path and path.is_dir():
         load_sharded(path, checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})

@@ -30,7 +30,7 @@ from nanogpt.data import (
     is_prepared,
 )
 from nanogpt.prepare import pieces, prepare, split_of, verify
-from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, TokenizerBase
+from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt.vocab import get_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:validation has only")  # most corpora here are tiny
@@ -246,7 +246,7 @@ def test_a_lost_shard_is_made_again(tmp_path):
     assert same_files(tmp_path / "whole", tmp_path / "mended")
 
 
-class Liar(TokenizerBase):
+class Liar(Tokenizer):
     "Says that it has 200 ids, and gives 300."
 
     vocab_size, eot = 200, None
