@@ -105,8 +105,8 @@ def with_docstring(source: str, node: ast.FunctionDef | ast.AsyncFunctionDef) ->
         text += [f"{indent}Args:", *(f"{indent}    {name}: {note}" for name, note in texts.items())]
     if returns:
         text += [f"{indent}Returns:", f"{indent}    {returns}"]
-    doc = f"Returns: {returns}" if summary is None and not texts else "\n".join([*text, indent])
-    doc = doc.replace("\\", "\\\\").replace('"""', r"\"\"\"")
+    doc = f"Returns: {returns}" if summary is None and not texts else "\n".join(text)
+    doc = doc.replace("\\", "\\\\").replace('"""', r"\"\"\"") + (f"\n{indent}" if doc.endswith('"') else "")
     start, end = (last, last) if summary is None else (body.lineno - 1, body.end_lineno)
     lines[start:end] = f'{indent}"""{doc}"""'.split("\n")
 

@@ -26,8 +26,7 @@ def causal_mask(
         keys: S ≥ T; the last query is at the last key's position
         window: positions that a query sees, its own included; None: all of the past
     Returns:
-        bool (T, S), True where a query may look
-    """
+        bool (T, S), True where a query may look"""
     mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return mask if window is None else mask.triu(keys - queries - window + 1)
 
@@ -40,8 +39,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> tuple[Ten
         v: values (..., S, D)
         causal: no query sees a later key; the last query is at the last key's position
     Returns:
-        outputs (..., T, D) and weights (..., T, S), whose rows sum to one
-    """
+        outputs (..., T, D) and weights (..., T, S), whose rows sum to one"""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
         scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), float("-inf"))
@@ -60,8 +58,7 @@ def fused_attention(
         mask: bool, broadcastable to (..., H, T, S), True where seen; None: causal
         dropout: probability of dropping a weight
     Returns:
-        (..., H, T, D)
-    """
+        (..., H, T, D)"""
     T, S = q.shape[-2], k.shape[-2]
     if mask is None and T not in (1, S):  # one new token sees everything; no past needs no mask
         mask = causal_mask(T, S, q.device)
@@ -101,8 +98,7 @@ class CausalSelfAttention(nn.Module):
             bias: biases in both linear layers, as in GPT-2
             n_kv_head: heads of keys and values, each shared by H / n_kv_head heads; None: H
             head_dim: D; None: C / H
-            qk_norm_eps: epsilon of a norm on each query and key; None: no norm
-        """
+            qk_norm_eps: epsilon of a norm on each query and key; None: no norm"""
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_head if n_kv_head is None else n_kv_head
         self.head_dim = n_embd // n_head if head_dim is None else head_dim
@@ -137,8 +133,7 @@ class CausalSelfAttention(nn.Module):
             mask: bool (..., T, S), True where a query may look; None: causal
             rotary: `rotary_angles` of x's positions; None: no rotation
         Returns:
-            (B, T, C)
-        """
+            (B, T, C)"""
         q, k, v = self.heads(x)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
@@ -163,8 +158,7 @@ class KVCache:
             k: keys of the new positions (B, n_kv_head, T, D)
             v: values of the new positions (B, n_kv_head, T, D)
         Returns:
-            all keys and values so far, (B, n_kv_head, length, D)
-        """
+            all keys and values so far, (B, n_kv_head, length, D)"""
         start, end = self.length, self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions; {end} were asked of it")

@@ -46,8 +46,7 @@ def in_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
     Args:
         contenders: name -> the work
     Returns:
-        name -> what each round returned
-    """
+        name -> what each round returned"""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     results = {name: [] for name in contenders}
@@ -65,8 +64,7 @@ def side_by_side(
         contenders: name -> the work
         warm_up: begin with a round that is not timed
     Returns:
-        name -> seconds of each round
-    """
+        name -> seconds of each round"""
     timed = {name: lambda work=work: seconds_of(work) for name, work in contenders.items()}
     if warm_up:
         in_turns(contenders, 1)
@@ -111,8 +109,7 @@ def to_rows(seconds: dict[str, list[float]], work: float, base: str | None = Non
     Args:
         seconds: from `side_by_side`
         work: units in a round
-        base: the contender that the others are compared with; the first when None
-    """
+        base: the contender that the others are compared with; the first when None"""
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     base_seconds = middle[base or next(iter(middle))]
     return [Row(name, s, min(seconds[name]), work / s, base_seconds / s) for name, s in middle.items()]
@@ -121,8 +118,7 @@ def to_rows(seconds: dict[str, list[float]], work: float, base: str | None = Non
 def report(benchmark: Benchmark) -> str:
     """A benchmark as text.
     Returns:
-        a table
-    """
+        a table"""
     width, unit = max(len(row.name) for row in benchmark.rows), f"{benchmark.unit}/s"
 
     def digits(value: float) -> str:  # three significant ones, or the whole number
@@ -139,8 +135,7 @@ def report(benchmark: Benchmark) -> str:
 def save_benchmarks(benchmarks: list[Benchmark], path: str | Path):
     """Keep the figures with the machine they hold for.
     Args:
-        path: a .json file
-    """
+        path: a .json file"""
     figures = [asdict(benchmark) for benchmark in benchmarks]
     with atomic_write(path) as file:
         json.dump({"nanogpt": version("nanogpt"), "benchmarks": figures}, file, indent=1)
@@ -153,8 +148,7 @@ def reopening_batch(path: Path, batch_size: int, block_size: int) -> tuple[Tenso
         batch_size: B
         block_size: T
     Returns:
-        x and y, both int64 (B, T)
-    """
+        x and y, both int64 (B, T)"""
     ids = np.memmap(path, np.uint16, mode="r")
     starts = torch.randint(len(ids) - block_size, (batch_size,)).tolist()
     x = torch.stack([torch.from_numpy(ids[i : i + block_size].astype(np.int64)) for i in starts])
@@ -168,8 +162,7 @@ def bench_batches(
     """Our samplers against nanoGPT's way, on the same file.
     Args:
         tokens: in the file
-        batches: per round
-    """
+        batches: per round"""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "train.bin"
         np.random.default_rng(0).integers(50_257, size=tokens, dtype=np.uint16).tofile(path)
@@ -191,8 +184,7 @@ def generate_uncached(model: GPT, idx: Tensor, max_new_tokens: int) -> Tensor:
     Args:
         idx: int64 (B, T)
     Returns:
-        int64 (B, T + max_new_tokens)
-    """
+        int64 (B, T + max_new_tokens)"""
     for _ in range(max_new_tokens):
         hidden = model.hidden_states(idx[:, -model.config.block_size :])
         idx = torch.cat([idx, model.logits(hidden[:, -1]).argmax(-1, keepdim=True)], dim=1)
@@ -202,8 +194,7 @@ def generate_uncached(model: GPT, idx: Tensor, max_new_tokens: int) -> Tensor:
 def copy_speed(megabytes: int = 512, rounds: int = 5) -> float:
     """How fast this machine moves memory: a copy of more than its caches hold.
     Returns:
-        bytes read and written per second
-    """
+        bytes read and written per second"""
     source = torch.ones(megabytes * 250_000)
     target = torch.zeros_like(source)
     seconds = side_by_side({"copy": lambda: target.copy_(source)}, rounds)["copy"]

@@ -84,8 +84,7 @@ def bench_bpe(
 ) -> list[Benchmark]:
     """`train_bpe` against Hugging Face's trainer, and once against our naive one, which takes minutes.
     Args:
-        text: Tiny Shakespeare when None
-    """
+        text: Tiny Shakespeare when None"""
     huggingface, text = _huggingface_trainer(vocab_size), some_text() if text is None else text
     peers = {
         "Hugging Face tokenizers": lambda: huggingface(text),
@@ -169,8 +168,7 @@ def bench_prepare(
     """`prepare` from documents to shards on disk, against tiktoken encoding them in memory. Not on Windows.
     Args:
         tokenizer: a vocabulary of tiktoken's, or a saved byte-pair encoding
-        workers: processes, and threads of tiktoken; 0: as many as there are cores
-    """
+        workers: processes, and threads of tiktoken; 0: as many as there are cores"""
     if find_spec("resource") is None:
         raise ImportError("the benchmark of prepare reads peak memory; run it on Linux, macOS or in WSL")
     trained, corpus = get_tokenizer(tokenizer), repeated_stdlib(megabytes)
@@ -213,8 +211,7 @@ def _in_transformers(model: GPT) -> Callable[[torch.Tensor, int], torch.Tensor]:
 def bench_decode(config: GPTConfig | None = None, new_tokens: int = 256, rounds: int = 3) -> list[Benchmark]:
     """Greedy decoding of one sequence on the CPU, against transformers, and once against nanoGPT's way.
     Args:
-        config: GPT-2's smallest when None
-    """
+        config: GPT-2's smallest when None"""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     model = GPT(config or GPTConfig.gpt2(), torch.Generator().manual_seed(0)).eval()
@@ -275,8 +272,7 @@ def bench_loss(
     """A training step of GPT-2 with the loss in chunks and with all logits at once, and their peak memory.
     Args:
         loss_chunk: tokens
-        rounds: processes for each contender
-    """
+        rounds: processes for each contender"""
     chunks = {"all logits at once": 0, f"{loss_chunk} tokens at a time": loss_chunk}
     measure = lambda chunk: _in_a_process(_step_measured, n_layer, chunk, batch_size, block_size)
     measured = in_turns({name: partial(measure, chunk) for name, chunk in chunks.items()}, rounds)
@@ -290,8 +286,7 @@ def bench_loss(
 def bench_save(n_layer: int = 8, n_embd: int = 512, rounds: int = 3) -> list[Benchmark]:
     """How long a save holds training up: one that it waits for, and one in the background.
     Args:
-        rounds: of four saves each
-    """
+        rounds: of four saves each"""
     config = GPTConfig(block_size=64, vocab_size=4096, n_layer=n_layer, n_head=8, n_embd=n_embd)
     step, state = _trainer(config, batch_size=2)
     usual, meanwhile = [seconds_of(step) for _ in range(12)][2:], []

@@ -152,8 +152,7 @@ def in_processes(function: Callable, items: Iterable, workers: int | None = None
     Args:
         workers: processes; None: as many as there are cores, within what Windows allows
     Returns:
-        the function's value for each item, in order
-    """
+        the function's value for each item, in order"""
     workers = workers or min(os.cpu_count() or 1, 32)
     pool, running = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function,)), deque()
     try:
@@ -213,8 +212,7 @@ def train_bpe(
         source: a text, the Path of a UTF-8 file, or texts with merges inside each
         vocab_size: ids 0 to 255 are the bytes, then come the merges, and special tokens last
         special_tokens: cut out of the text before anything is counted
-        workers: processes that count 16 MB of text or more; None: one per core
-    """
+        workers: processes that count 16 MB of text or more; None: one per core"""
     n_merges = count_merges(vocab_size, special_tokens)
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it takes at least 1")

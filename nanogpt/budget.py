@@ -22,8 +22,7 @@ from .model import GPT
 def count_params(config: GPTConfig) -> dict[str, int]:
     """Count parameters from the shape alone; the values sum to `GPT(config).num_params()`.
     Returns:
-        part -> parameters
-    """
+        part -> parameters"""
     C, D, bias = config.n_embd, config.head_size, int(config.bias)
     queries, keys = config.n_head * D, config.kv_heads * D
     widened = config.inner * (2 if config.mlp == "swiglu" else 1)
@@ -55,8 +54,7 @@ def flops_per_token(config: GPTConfig, length: int | None = None) -> int:
     Six for every weight, and 12 · n_layer · H · D · T for attention over the context. A mask saves nothing:
     the kernel computes every score.
     Args:
-        length: T, tokens in context; None: block_size
-    """
+        length: T, tokens in context; None: block_size"""
     over_context = config.n_layer * config.n_head * config.head_size * (length or config.block_size)
     return 6 * params_per_token(config) + 12 * over_context
 
@@ -67,8 +65,7 @@ def kv_cache_bytes(
     """Memory of the keys and values of every layer. The cache keeps all positions, with a window too.
     Args:
         length: positions; None: block_size
-        bytes_each: of one number: 4 for float32, 2 for bfloat16
-    """
+        bytes_each: of one number: 4 for float32, 2 for bfloat16"""
     numbers = 2 * config.n_layer * config.kv_heads * config.head_size  # of one position
     return numbers * batch_size * (length or config.block_size) * bytes_each
 
@@ -89,8 +86,7 @@ def training_memory(
         loss_chunk: as `GPT.loss_chunk`
         shards: ranks that FSDP spreads weights, gradients and moments over
     Returns:
-        part -> bytes, at the height of a step
-    """
+        part -> bytes, at the height of a step"""
     params, tokens, C = sum(count_params(config).values()), batch_size * config.block_size, config.n_embd
     weight, autocast = 8 if dtype == torch.float64 else 4, dtype.itemsize == 2  # bytes of a weight
     heads = 2 * (config.n_head + config.kv_heads) * config.head_size  # queries, keys, values and outputs
@@ -119,8 +115,7 @@ def training_memory(
 def free_memory(device: torch.device) -> int | None:
     """What is free on a GPU (with what torch has reserved and not used), or what Linux says is available.
     Returns:
-        bytes; None where nobody can tell
-    """
+        bytes; None where nobody can tell"""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -138,8 +133,7 @@ def largest_batch(config: GPTConfig, windows: int, memory: int, **options) -> tu
         memory: bytes there are; a tenth stays free
         **options: of `training_memory`
     Returns:
-        micro-batch and accumulation steps, whose product is `windows`
-    """
+        micro-batch and accumulation steps, whose product is `windows`"""
     small = [n for n in range(1, math.isqrt(windows) + 1) if windows % n == 0]
     for batch_size in sorted({*small, *(windows // n for n in small)}, reverse=True):
         if sum(training_memory(config, batch_size, **options).values()) <= 0.9 * memory:
@@ -179,8 +173,7 @@ def measure_speed(config: GPTConfig, batch_size: int, device: torch.device, dtyp
     Args:
         dtype: of the matrix products; a 16-bit one means autocast
     Returns:
-        training tokens per second
-    """
+        training tokens per second"""
     model = GPT(config, torch.Generator().manual_seed(0)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(config.vocab_size, (batch_size, config.block_size), device=device)
@@ -212,8 +205,7 @@ def plan(
         dtype: that this machine would use
         **options: of `training_memory`
     Returns:
-        a row per machine
-    """
+        a row per machine"""
     rows, machines, here = [], dict(MACHINES), free_memory(device)
     if here is not None:
         machines[f"this machine ({device})"] = Machine(here, dtype, 0)

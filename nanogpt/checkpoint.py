@@ -40,8 +40,7 @@ def save_checkpoint(path: str | Path, checkpoint: dict):
 
     Raises OSError when the file cannot be written.
     Args:
-        checkpoint: tensors, numbers, strings, and dicts and lists of them
-    """
+        checkpoint: tensors, numbers, strings, and dicts and lists of them"""
     try:
         with atomic_write(path, "wb") as file:
             torch.save(checkpoint, file)
@@ -62,8 +61,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
     Raises FileNotFoundError, or ValueError when the file is damaged, holds code, or is not a checkpoint.
     Args:
-        device: where its tensors go
-    """
+        device: where its tensors go"""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     _check_archive(path)
@@ -79,7 +77,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise ValueError(f"{path} is not a checkpoint: it lacks 'model' and 'model_args'")
     return checkpoint
 
-
+# %% ../nbs/10_checkpoint.ipynb #ab81004d
 def _check_archive(path: str | Path):
     "Compare every part of the file with its CRC-32, which `torch.save` writes and `torch.load` ignores."
     with open(path, "rb") as file:
@@ -108,8 +106,7 @@ def model_from_checkpoint(checkpoint: dict) -> GPT:
     Args:
         checkpoint: from `load_checkpoint`
     Returns:
-        in eval mode
-    """
+        in eval mode"""
     args = checkpoint["model_args"]
     if "tokenizer" not in checkpoint and "mlp" not in args:
         args = {**args, "mlp": "gelu_exact"}  # nanoGPT's, which its checkpoints do not mention
@@ -134,12 +131,11 @@ def model_from_checkpoint(checkpoint: dict) -> GPT:
         ) from None
     return model.eval()
 
-
+# %% ../nbs/10_checkpoint.ipynb #8974e685
 def tokenizer_from_checkpoint(checkpoint: dict) -> Tokenizer:
     """The tokenizer that the model was trained with. Raises ValueError for a checkpoint that does not say.
     Args:
-        checkpoint: from `load_checkpoint`
-    """
+        checkpoint: from `load_checkpoint`"""
     if "tokenizer" not in checkpoint:
         raise ValueError("the checkpoint does not say which tokenizer it was trained with; pass one")
     return tokenizer_from_dict(checkpoint["tokenizer"])
@@ -148,8 +144,7 @@ def tokenizer_from_checkpoint(checkpoint: dict) -> Tokenizer:
 def check_tokenizer(checkpoint: dict, tokenizer: Tokenizer):
     """Raise ValueError when a model would be fed another tokenizer's ids, which would mean nothing to it.
     Args:
-        tokenizer: the one about to be used with the checkpoint's model
-    """
+        tokenizer: the one about to be used with the checkpoint's model"""
     trained = tokenizer_from_checkpoint(checkpoint)
     if trained.fingerprint != tokenizer.fingerprint:
         raise ValueError(
@@ -163,8 +158,7 @@ def check_tokenizer(checkpoint: dict, tokenizer: Tokenizer):
 def get_rng_state() -> dict:
     """The state of torch's global generators on the CPU and on this process's device: dropout draws from them.
     Returns:
-        for the checkpoint
-    """
+        for the checkpoint"""
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
     return {"torch": torch.get_rng_state(), "cuda": cuda, "mps": mps}
@@ -173,8 +167,7 @@ def get_rng_state() -> dict:
 def set_rng_state(state: dict):
     """Put every generator back where it stood; those of devices that are not here are left out.
     Args:
-        state: from `get_rng_state`
-    """
+        state: from `get_rng_state`"""
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available():
         for device_state in state["cuda"]:
@@ -192,8 +185,7 @@ def find_checkpoints(out_dir: str | Path) -> list[Path]:
     Args:
         out_dir: the folder of a run
     Returns:
-        the newest first; files, or folders of a sharded run
-    """
+        the newest first; files, or folders of a sharded run"""
     paths = (path for path in Path(out_dir).glob("ckpt*") if _NAME.fullmatch(path.name))
     return sorted((path for path in paths if path.is_file() or (path / "run.pt").is_file()), key=_age)
 
@@ -209,8 +201,7 @@ def rotate_checkpoints(out_dir: str | Path, keep: int):
 
     After a crash in between, rotate again.
     Args:
-        keep: checkpoints
-    """
+        keep: checkpoints"""
     paths = find_checkpoints(out_dir)
     for path in paths[keep:]:
         remove_checkpoint(path)
@@ -224,8 +215,7 @@ def rotate_checkpoints(out_dir: str | Path, keep: int):
 def remove_checkpoint(path: Path):
     """Of a folder run.pt goes first, so that half of it is no checkpoint.
     Args:
-        path: a file, or a folder of a sharded run's parts; nothing happens where there is none
-    """
+        path: a file, or a folder of a sharded run's parts; nothing happens where there is none"""
     if path.is_dir():
         (path / "run.pt").unlink(missing_ok=True)
         shutil.rmtree(path)
@@ -242,8 +232,7 @@ def copy_to_cpu(value, copies: dict | None = None, buffers: dict | None = None):
         copies: gets every copy, under the place in memory of what it is a copy of
         buffers: earlier `copies` that are not needed any more: their memory is used again
     Returns:
-        the same, with tensors of its own in the CPU's memory
-    """
+        the same, with tensors of its own in the CPU's memory"""
     copies, buffers = {} if copies is None else copies, buffers or {}
     if isinstance(value, torch.Tensor):
         key = (
@@ -272,8 +261,7 @@ class CheckpointWriter(AbstractContextManager):
     def __init__(self, out_dir: str | Path, keep: int = 2):
         """
         Args:
-            keep: the latest, ckpt.pt, and the ones before it: ckpt-1.pt, …
-        """
+            keep: the latest, ckpt.pt, and the ones before it: ckpt-1.pt, …"""
         self.out_dir, self.keep = Path(out_dir), keep
         self.pool, self.pending, self.copies = ThreadPoolExecutor(1), None, {}
         for leftover in self.out_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
@@ -285,8 +273,7 @@ class CheckpointWriter(AbstractContextManager):
 
         Waits for the write before it, where that is not done.
         Args:
-            best: for best.pt, which is written first
-        """
+            best: for best.pt, which is written first"""
         self.wait()
         buffers, self.copies = self.copies, {}  # memory that was touched before: new pages take as long as a copy
         copies = [copy_to_cpu(value, self.copies, buffers) for value in (checkpoint, best)]

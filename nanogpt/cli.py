@@ -182,8 +182,7 @@ def load_all(source: str, device: str = "auto", tokenizer: str = "") -> tuple[An
         source: as in `hub.load_model`
         tokenizer: what `get_tokenizer` takes, for a model that does not bring its own
     Returns:
-        a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing
-    """
+        a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing"""
     from .device import pick_device
     from .hub import load_model, tokenizer_of
     from .vocab import get_tokenizer
@@ -396,8 +395,7 @@ def main(args: list[str] | None = None) -> int:
     Args:
         args: `sys.argv[1:]` when None
     Returns:
-        the exit status
-    """
+        the exit status"""
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
         print("usage: nanogpt COMMAND [options]   (nanogpt COMMAND --help tells more; nanogpt --version)\n")

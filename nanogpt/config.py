@@ -33,8 +33,7 @@ LIMITS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 def problem(value: Any, hint: Any) -> str:
     """What a value must do to fit a type: a class, a `Literal`, an `Annotated` range, or a union of them.
     Returns:
-        "" where the value fits
-    """
+        "" where the value fits"""
     kind, options = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         problems = [problem(value, option) for option in options]
@@ -225,8 +224,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     Raises FileNotFoundError, or ValueError that names the file.
     Args:
-        path: .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`
-    """
+        path: .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`"""
     import yaml  # here, since it takes a moment
 
     path = Path(path)

@@ -49,8 +49,7 @@ def tales(count: int = 20_000, seed: int = 0) -> Corpus:
     """Tales without end, cut at `count`: the corpus whose entropy is known.
     Args:
         count: how many tales
-        seed: the same seed gives the same tales
-    """
+        seed: the same seed gives the same tales"""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
 
@@ -208,8 +207,7 @@ def text_files(path: str | Path, column: str = "text", errors: str = "strict") -
     Args:
         path: a file, a glob such as "data/**/*.jsonl.gz", or a folder, read to any depth
         column: which column of .jsonl and .parquet files holds the text
-        errors: or "replace": put U+FFFD for bytes that are not UTF-8
-    """
+        errors: or "replace": put U+FFFD for bytes that are not UTF-8"""
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
     files, root = _find_files(Path(path))
@@ -283,8 +281,7 @@ def download(url: str, name: str, sha256: str, attempts: int = 3) -> Path:
         sha256: what the file must be
         attempts: tries, one and then two seconds apart
     Returns:
-        the file in the cache folder
-    """
+        the file in the cache folder"""
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
@@ -355,8 +352,7 @@ def hf_dataset(repo: str, column: str = "text", split: str = "train", subset: st
     have or when it is made by a script, and ImportError without the library `datasets`.
     Args:
         repo: "owner/name", or "owner/name@revision" to pin it, or one of HF_DATASETS
-        subset: the configuration; None: that of HF_DATASETS, or the data set's default
-    """
+        subset: the configuration; None: that of HF_DATASETS, or the data set's default"""
     name, default = HF_DATASETS.get(repo, (repo, None))
     name, _, revision = name.partition("@")
     config, pinned = subset or default, revision or None
@@ -391,8 +387,7 @@ def mix(corpora: Sequence[tuple[Corpus, float]]) -> Corpus:
     The mix ends when the corpus whose turn it is has no more, so that the shares hold to the end. Raises
     ValueError for a weight that is not positive.
     Args:
-        corpora: corpora and their weights: shares of characters, of any sum
-    """
+        corpora: corpora and their weights: shares of characters, of any sum"""
     if not corpora:
         raise ValueError("a mix needs at least one corpus")
     for corpus, weight in corpora:
@@ -430,8 +425,7 @@ def get_corpus(
         column: which column of .jsonl and .parquet files and of data sets holds the text
         split: of a Hugging Face data set
         subset: the configuration of a Hugging Face data set
-        errors: of files: "replace" puts U+FFFD for bytes that are not UTF-8
-    """
+        errors: of files: "replace" puts U+FFFD for bytes that are not UTF-8"""
     built_in = {"tales": tales, "shakespeare": shakespeare, "python-stdlib": python_stdlib}
     if name in built_in:
         return built_in[name]()

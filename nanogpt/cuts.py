@@ -73,8 +73,7 @@ def safe_chunks(
         chunks: one text, cut anywhere
         special_tokens: at whose ends the text may be cut too
     Returns:
-        the same text, cut between pieces only
-    """
+        the same text, cut between pieces only"""
     special, longest = special_pattern(special_tokens), max(map(len, special_tokens), default=1)
     rest, searched = "", 0
     for chunk in chunks:

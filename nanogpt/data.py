@@ -48,8 +48,7 @@ def read_meta(folder: str | Path) -> dict:
     Args:
         folder: of prepared data, or of nanoGPT's raw .bin files
     Returns:
-        what meta.json says; nothing for raw files
-    """
+        what meta.json says; nothing for raw files"""
     path = Path(folder) / "meta.json"
     if not path.exists():
         return {}
@@ -98,8 +97,7 @@ class TokenDataset:
             split: or "val": of a folder
             vocab_size: ids from here on are refused; None: the manifest's number
             dtype: of raw files; None: the manifest's, else uint16 (nanoGPT's)
-            eot: the end-of-text id; None: the manifest's
-        """
+            eot: the end-of-text id; None: the manifest's"""
         self.split, self.name, self.meta, self.info = split, "the array", {}, {}
         if isinstance(source, str | Path):
             path, self.name = Path(source), str(source)
@@ -133,8 +131,7 @@ class TokenDataset:
             starts: (B,) where the windows begin
             length: ids per window; beyond the last id of all there are zeros
         Returns:
-            (B, length)
-        """
+            (B, length)"""
         rows = np.zeros((len(starts), length), self.dtype)
         for row, start in zip(rows, np.asarray(starts).tolist()):
             i, done = bisect.bisect_right(self.begins, start) - 1, 0
@@ -184,8 +181,7 @@ def document_ids(x: Tensor, eot: int) -> Tensor:
         x: (B, T) ids
         eot: the end-of-text id, which is before each document
     Returns:
-        (B, T) equal where two tokens belong to one document
-    """
+        (B, T) equal where two tokens belong to one document"""
     return (x == eot).cumsum(dim=1)
 
 # %% ../nbs/03_data.ipynb #67d46785
@@ -198,8 +194,7 @@ def all_batches(
         block_size: T, tokens per window
         aligned: True: start a window at every document and stop predicting at its end
     Returns:
-        x and y, both int64 (B, T); y is -1 where there is nothing to predict
-    """
+        x and y, both int64 (B, T); y is -1 where there is nothing to predict"""
     _check_length(data, block_size)
     starts, targets = _cover(data, block_size, aligned)
     for i in range(0, len(starts), batch_size):
@@ -242,8 +237,7 @@ class Sampler:
             epochs: True: without replacement
             aligned: True: windows begin where documents begin; in epochs they also end there
             rank: of this process
-            world_size: processes that share the windows
-        """
+            world_size: processes that share the windows"""
         _check_length(data, block_size)
         self.data, self.batch_size, self.block_size, self.seed = data, batch_size, block_size, seed
         self.epochs, self.rank, self.world_size = epochs, rank, world_size
@@ -310,8 +304,7 @@ class Prefetcher:
     def __init__(self, source: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"):
         """
         Args:
-            source: x and y: a Sampler, a DataLoader, a generator, …
-        """
+            source: x and y: a Sampler, a DataLoader, a generator, …"""
         self.source, self.device, self.pool = source, torch.device(device), ThreadPoolExecutor(1)
         self.source_state = getattr(source, "state_dict", dict)
         self._begin()

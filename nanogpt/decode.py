@@ -29,8 +29,7 @@ def _size_of(model: nn.Module, name: str) -> int | None:
 def context_size(model: nn.Module, block_size: int | None = None) -> int:
     """The most tokens that a model can read. Raises ValueError where nobody says.
     Args:
-        block_size: for a model that does not say
-    """
+        block_size: for a model that does not say"""
     size = block_size or _size_of(model, "block_size")
     if size is None:
         raise ValueError("neither the model nor its config has a block_size; pass block_size=")
@@ -40,8 +39,7 @@ def context_size(model: nn.Module, block_size: int | None = None) -> int:
 def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], block_size: int):
     """Raise ValueError for prompts that the model cannot read.
     Args:
-        block_size: the most tokens that the model can read
-    """
+        block_size: the most tokens that the model can read"""
     vocab_size = _size_of(model, "vocab_size")
     if not prompts:
         raise ValueError("give at least one prompt")
@@ -174,8 +172,7 @@ class PackedLinear(nn.Module):
         Args:
             x: float32 (..., in)
         Returns:
-            (..., out)
-        """
+            (..., out)"""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
@@ -194,8 +191,7 @@ class Int8Linear(nn.Module):
         Args:
             x: float32 (..., in)
         Returns:
-            (..., out)
-        """
+            (..., out)"""
         rows = x.flatten(0, -2)
         if len(rows) > 8 or rows.shape[1] % 16:  # the kernel reads 16 numbers at once, even past a row
             y = F.linear(rows, self.weight.float()) * self.scale
@@ -210,8 +206,7 @@ def for_decoding(model: GPT, weights: str = "float32") -> GPT:
         model: on the CPU, float32
         weights: "float32" computes the same; "int8" rounds the weights
     Returns:
-        shares what it can with the model
-    """
+        shares what it can with the model"""
     if weights not in ("float32", "int8"):
         raise ValueError(f"weights must be float32 or int8, got {weights!r}")
     sample = next(model.parameters())

@@ -16,8 +16,7 @@ import torch
 def pick_device(device: str = "auto") -> torch.device:
     """The device asked for, or the best one here. Raises ValueError for one that is not here.
     Args:
-        device: auto, cpu, cuda, cuda:1, mps
-    """
+        device: auto, cpu, cuda, cuda:1, mps"""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "cuda":
@@ -36,8 +35,7 @@ def pick_device(device: str = "auto") -> torch.device:
 def pick_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     """The dtype asked for, or the one that the device computes fast in: float32 everywhere but on CUDA.
     Args:
-        dtype: or the name of one of torch's
-    """
+        dtype: or the name of one of torch's"""
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' does not exist on MPS; set device='cpu'")
     if dtype != "auto":
@@ -60,8 +58,7 @@ def make_autocast(
 def fast_float32(tf32: bool) -> Iterator[None]:
     """Let float32 products use NVIDIA's tensor cores inside the block.
     Args:
-        tf32: whether to allow it
-    """
+        tf32: whether to allow it"""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 and torch.cuda.is_available() else before)
     try:

@@ -26,7 +26,7 @@ def blocks_of(
     "The layers that a model has in lists: a GPT's blocks."
     return [layer for layers in model.modules() if isinstance(layers, nn.ModuleList) for layer in layers]
 
-
+# %% ../nbs/11_distributed.ipynb #190ab79f
 def checkpoint_blocks(
     model: nn.Module,
 ):
@@ -34,7 +34,7 @@ def checkpoint_blocks(
     for block in blocks_of(model):
         block.forward = partial(recompute, block.forward, use_reentrant=False)
 
-
+# %% ../nbs/11_distributed.ipynb #e0735865
 def parallelize(
     model: nn.Module,
     strategy: str = "ddp",
@@ -50,8 +50,7 @@ def parallelize(
         dtype: of "fsdp": what weights are gathered and multiplied in
         device: where "fsdp" puts the parts of a model; None: where the model is
     Returns:
-        to be called in training: its gradients are means over the ranks
-    """
+        to be called in training: its gradients are means over the ranks"""
     if not dist.is_initialized():
         return model
     device = device or next(model.parameters()).device
@@ -83,8 +82,7 @@ def is_sharded(
 def full_state_dict(model: nn.Module) -> dict[str, Any]:
     """The state dict that the model would have alone: for rank 0 to save.
     Returns:
-        empty on the other ranks where the model is cut up
-    """
+        empty on the other ranks where the model is cut up"""
     if not is_sharded(model):
         return model.state_dict()
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

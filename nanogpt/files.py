@@ -21,8 +21,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         path: the file to replace; its folder is made where it is missing
         mode: "w" for UTF-8 text, "wb" for bytes
     Returns:
-        an open file; when the block ends without an error, it becomes `path`
-    """
+        an open file; when the block ends without an error, it becomes `path`"""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -51,8 +50,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file of any size.
     Returns:
-        64 hexadecimal digits
-    """
+        64 hexadecimal digits"""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -34,8 +34,7 @@ def metavar(name: str, hint: Any) -> str | None:
         name: of the flag
         hint: its type
     Returns:
-        None for choices and switches, which tyro shows itself
-    """
+        None for choices and switches, which tyro shows itself"""
     kind, options = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         parts = ["None" if option is NoneType else metavar(name, option) for option in options]
@@ -57,8 +56,7 @@ def comments(kind: type) -> dict[str, str]:
     Args:
         kind: a dataclass
     Returns:
-        field -> comment
-    """
+        field -> comment"""
     blocks = re.findall(r"^((?:    #.*\n)*    (\w+): .*(?:\n(?:     .*|    \).*))*)", getsource(kind), re.M)
     return {name: " ".join(re.findall(r"# (.*)", block)) for block, name in blocks}
 
@@ -66,8 +64,7 @@ def comments(kind: type) -> dict[str, str]:
 def command(kind: type) -> type:
     """Make a dataclass whose fields are the flags of a command, with metavars.
     Args:
-        kind: with annotated fields, and a `__call__` that does the work
-    """
+        kind: with annotated fields, and a `__call__` that does the work"""
     kind.__annotations__ = {
         name: Annotated[hint, arg(metavar=metavar(name, hint))] for name, hint in kind.__annotations__.items()
     }
@@ -93,8 +90,7 @@ def run_flags(base: TrainConfig, preset: str = "") -> type:
         base: its values are the defaults
         preset: where they come from
     Returns:
-        of preset, config, and an object for each group
-    """
+        of preset, config, and an object for each group"""
     hints, notes, values = {}, {}, {}
     for part in (base, base.model):
         hints |= get_type_hints(type(part), include_extras=True)
@@ -118,8 +114,7 @@ def run_flags(base: TrainConfig, preset: str = "") -> type:
 def in_flags(text: str, known: set[str]) -> str:
     """Settings as flags: `--resume auto` for `resume='auto'`, `--no-compile` for `compile=False`.
     Args:
-        known: the settings that are flags
-    """
+        known: the settings that are flags"""
 
     def flag(found: re.Match) -> str:
         name, value = found[1].replace("_", "-"), found[2].strip("'\"")
@@ -136,8 +131,7 @@ def parse(target: Callable | type, args: list[str], command: str, **options) -> 
         target: what tyro calls with the values
         **options: of `tyro.cli`
     Returns:
-        what it returns
-    """
+        what it returns"""
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -156,8 +150,7 @@ def parse(target: Callable | type, args: list[str], command: str, **options) -> 
 def own_preset(corpus: str) -> TrainConfig:
     """A run for your own text. It reads no more of the text than the size of the model depends on.
     Args:
-        corpus: what `get_corpus` takes
-    """
+        corpus: what `get_corpus` takes"""
     characters = 0
     for document in get_corpus(corpus).documents():
         characters += len(document)
@@ -171,8 +164,7 @@ def parse_run(args: list[str], command: str, description: str | None = None) -> 
     Args:
         args: [PRESET] [--config FILE] [flags]
         command: "train" or "plan"
-        description: at the top of its help
-    """
+        description: at the top of its help"""
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     preset, given = args[0] if args and not args[0].startswith("-") else "", dict(pairwise(args))
     for at in [at for at, pair in enumerate(pairwise(args)) if pair == ("--batch-size", "auto")]:

@@ -69,8 +69,7 @@ def model_from_huggingface(folder: str | Path, vocab_multiple: int = 1, dropout:
         vocab_multiple: round the vocabulary's rows up, with zeros; logits stay as they are
         dropout: for training on; files say nothing of it
     Returns:
-        in eval mode, float32 on the CPU
-    """
+        in eval mode, float32 on the CPU"""
     path = Path(folder) / "config.json"
     settings = read_json(path)
     try:
@@ -154,8 +153,7 @@ def save_pretrained(
     Args:
         folder: made where it is missing; a model that is there is replaced
         tokenizer: written too, for `transformers.AutoTokenizer`
-        shard_bytes: the largest file of weights; None: one file
-    """
+        shard_bytes: the largest file of weights; None: one file"""
     folder, config = Path(folder), model.config
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes must be positive, or None for one file; got {shard_bytes}")
@@ -191,8 +189,7 @@ def find_model(source: str | Path) -> Path:
     Args:
         source: see `load`
     Returns:
-        a checkpoint file, or a folder in Hugging Face's layout
-    """
+        a checkpoint file, or a folder in Hugging Face's layout"""
     path = Path(source)
     if path.suffix == ".safetensors" and path.exists():
         return path.parent
@@ -231,8 +228,7 @@ def load_model(source: str | Path, dropout: float = 0.0) -> tuple[GPT, dict]:
         source: see `load`
         dropout: for training on
     Returns:
-        on the CPU, in eval mode; the checkpoint, empty where there is none
-    """
+        on the CPU, in eval mode; the checkpoint, empty where there is none"""
     path = find_model(source)
     if path.is_dir():
         return model_from_huggingface(path, dropout=dropout), {}
@@ -248,8 +244,7 @@ def tokenizer_of(source: str | Path, checkpoint: dict) -> Tokenizer:
     """The tokenizer that a model brings. Raises ValueError or FileNotFoundError where it brings none.
     Args:
         source: as in `load_model`
-        checkpoint: from it
-    """
+        checkpoint: from it"""
     if checkpoint:
         return tokenizer_from_checkpoint(checkpoint)
     return tokenizer_from_huggingface(find_model(source))
@@ -269,8 +264,7 @@ def load(
         device: None: the best that is here
         dtype: of the weights, such as "bfloat16"; None: float32
     Returns:
-        in eval mode; None where the model brings no tokenizer that can be read
-    """
+        in eval mode; None where the model brings no tokenizer that can be read"""
     from .device import pick_device
 
     where = pick_device(str(device or "auto"))

@@ -30,8 +30,7 @@ def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenize
 
     Raises ValueError when it does not fit the description.
     Returns:
-        training split, validation split, and their tokenizer
-    """
+        training split, validation split, and their tokenizer"""
     path = data_path(config)
     if not all((path / f"{split}.bin").exists() for split in SPLITS):  # nanoGPT's raw files
         if not is_prepared(path):
@@ -94,8 +93,7 @@ def build_model(
     """The model to start with. Raises ValueError that names every way in which the weights do not fit the description.
     Args:
         tokenizer: None: the ids are the data's, of which nobody says what they mean
-        checkpoint: to go on from; empty for a new run
-    """
+        checkpoint: to go on from; empty for a new run"""
     vocab_size = tokenizer.vocab_size if tokenizer else data.vocab_size or 0
     eot = tokenizer.eot if tokenizer else data.eot
     if config.document_masking and eot is None:
@@ -144,8 +142,7 @@ def check_ids(source: str, checkpoint: dict, shape: GPTConfig, tokenizer: Tokeni
     Args:
         source: where the model comes from
         checkpoint: from `load_model`
-        tokenizer: of the data
-    """
+        tokenizer: of the data"""
     if "tokenizer" in checkpoint:
         return check_tokenizer(checkpoint, tokenizer)
     if tokenizer.vocab_size > shape.vocab_size:

@@ -57,8 +57,7 @@ ACCEPTED = {
 def config_from_huggingface(config: dict) -> GPTConfig:
     """Our shape of their GPT-2, Llama or Qwen3. Raises ValueError that names what nanogpt does not compute.
     Args:
-        config: what their config.json holds
-    """
+        config: what their config.json holds"""
     kind = config.get("model_type")
     if kind not in PARTS:
         known = f"it knows {', '.join(PARTS)}"
@@ -98,8 +97,7 @@ def config_to_huggingface(config: GPTConfig) -> dict:
     `bias=False` becomes a GPT-2 whose biases are zero. `document_token` is left out: inside one document it
     changes nothing. Raises ValueError that names the fields which no architecture has.
     Returns:
-        for their config.json
-    """
+        for their config.json"""
     n_kv_head = None if config.kv_heads == config.n_head else config.n_kv_head
     head_dim = None if config.head_size * config.n_head == config.n_embd else config.head_dim
     mlp = config.mlp.removesuffix("_exact")
@@ -177,8 +175,7 @@ def huggingface_layout(config: GPTConfig) -> dict[str, list[Piece]]:
     Args:
         config: one that `config_to_huggingface` takes
     Returns:
-        our name -> the pieces that make up our tensor
-    """
+        our name -> the pieces that make up our tensor"""
     with torch.device("meta"):  # shapes without memory
         state = GPT(config).state_dict()
     gpt2, layout = config.norm == "layer", {}
@@ -211,8 +208,7 @@ def check_fit(folder: Path, found: dict[str, Tensor], layout: dict[str, list[Pie
     Args:
         folder: for the message
         found: their name -> what the files hold
-        layout: from `huggingface_layout`
-    """
+        layout: from `huggingface_layout`"""
     expected = {piece.name: piece.shape for pieces in layout.values() for piece in pieces}
     there = {name: tensor for name, tensor in found.items() if not _BUFFERS.fullmatch(name)}
     head, embedding = there.get("lm_head.weight"), layout["transformer.wte.weight"][0].name
@@ -275,8 +271,7 @@ def tokenizer_to_huggingface(tokenizer: Tokenizer, folder: Path, block_size: int
     """Write what `transformers.AutoTokenizer` reads. Raises ValueError for a tokenizer that it cannot be.
     Args:
         folder: gets tokenizer.json and tokenizer_config.json
-        block_size: tokens that the model can read
-    """
+        block_size: tokens that the model can read"""
     if isinstance(tokenizer, CharTokenizer):  # each character is a word; others are an error there too
         words = {"type": "WordLevel", "vocab": tokenizer.ids, "unk_token": ""}
         options = {"pre_tokenizer": _EACH_CHARACTER, "decoder": {"type": "Fuse"}, "added_tokens": []}
@@ -319,8 +314,7 @@ def tokenizer_from_huggingface(folder: str | Path) -> Tokenizer:
 
     Raises FileNotFoundError, or ValueError for one that is of another kind.
     Args:
-        folder: with tokenizer.json, or with vocab.json and merges.txt
-    """
+        folder: with tokenizer.json, or with vocab.json and merges.txt"""
     folder = Path(folder)
     if not (folder / "tokenizer.json").exists():
         if lost := [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]:

@@ -17,8 +17,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         logits: (..., V), such as (B, T, V)
         targets: int64 (...), such as (B, T); negative where there is nothing to predict
     Returns:
-        the mean over the targets that count, in nats
-    """
+        the mean over the targets that count, in nats"""
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten().clamp(min=-1), ignore_index=-1)
 
 # %% ../nbs/tools/loss.ipynb #9bf6c949
@@ -67,7 +66,6 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk
         targets: int64 (N,); negative where there is nothing to predict
         chunk_size: tokens whose logits exist at one time
     Returns:
-        the mean loss in nats, as `cross_entropy` of all logits gives it
-    """
+        the mean loss in nats, as `cross_entropy` of all logits gives it"""
     total = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk_size, torch.is_grad_enabled())
     return total / (targets >= 0).sum()

@@ -26,8 +26,7 @@ def activation(x: Tensor, kind: str) -> Tensor:
         x: (..., inner), or (..., 2 · inner) for swiglu
         kind: "gelu", "gelu_exact", "relu2" or "swiglu"
     Returns:
-        (..., inner)
-    """
+        (..., inner)"""
     if kind == "relu2":
         return F.relu(x).square()
     if kind == "swiglu":
@@ -86,8 +85,7 @@ class Block(nn.Module):
             mask: where a query may look; None: causal
             rotary: the angles of the positions; None: no rotation
         Returns:
-            (B, T, C)
-        """
+            (B, T, C)"""
         x = x + self.attn(self.ln_1(x), cache, mask, rotary)
         return x + self.mlp(self.ln_2(x))
 
@@ -99,8 +97,7 @@ class Cache:
         """
         Args:
             capacity: positions to make room for; None: block_size
-            padding: int64 (B,), ids at the start of each row that are no text
-        """
+            padding: int64 (B,), ids at the start of each row that are no text"""
         self.layers = [KVCache(capacity or config.block_size) for _ in range(config.n_layer)]
         self.ids: Tensor | None = None  # int64 (B, length), what was read
         self.padding = padding
@@ -122,8 +119,7 @@ def attention_mask(
         queries: T, the last positions of it
         padding: int64 (B,), ids at the start of each row that are no text
     Returns:
-        bool (B or 1, 1, T, S), True where a query may look; None where causality alone decides
-    """
+        bool (B or 1, 1, T, S), True where a query may look; None where causality alone decides"""
     S = ids.shape[1]
     windowed = config.window is not None and config.window < S
     if not windowed and config.document_token is None and padding is None:
@@ -158,8 +154,7 @@ class Transformer(nn.Module):
             idx: token ids, int64 (B, T)
             cache: what earlier calls read; idx then continues it
         Returns:
-            (B, T, C), after the last norm
-        """
+            (B, T, C), after the last norm"""
         config, T, ids, padding = self.config, idx.shape[1], idx, None
         if cache is not None:
             ids, padding = idx if cache.ids is None else torch.cat([cache.ids, idx], dim=1), cache.padding
@@ -216,8 +211,7 @@ class GPT(nn.Module):
             idx: token ids, int64 (B, T)
             targets: the tokens that follow, int64 (B, T); negative: nothing to predict
         Returns:
-            logits (B, T, V), and the mean loss in nats per target
-        """
+            logits (B, T, V), and the mean loss in nats per target"""
         hidden = self.hidden_states(idx)
         if targets is None:
             return self.logits(hidden), None
@@ -248,8 +242,7 @@ def initialise(model: GPT, generator: torch.Generator | None = None):
 
     2 · n_layer sub-layers add to the stream, so the variance of what they add is divided by that number.
     Args:
-        generator: None: torch's global one
-    """
+        generator: None: torch's global one"""
     config = model.config
     for name, p in model.named_parameters():
         if name.endswith("bias"):

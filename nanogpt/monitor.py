@@ -27,8 +27,7 @@ class TensorBoardLog:
     def __init__(self, out_dir: str | Path, start: int = 0):
         """
         Args:
-            start: the iteration that a run resumes from: rows of later ones are hidden; 0 hides all
-        """
+            start: the iteration that a run resumes from: rows of later ones are hidden; 0 hides all"""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -55,8 +54,7 @@ class WandbLog:
         Args:
             out_dir: keeps the run's id, so that a resumed run goes on in the same run of W&B
             name: "" lets W&B find one
-            start: the iteration that a run resumes from; 0 makes a new run of W&B
-        """
+            start: the iteration that a run resumes from; 0 makes a new run of W&B"""
         try:
             import wandb
         except ImportError:
@@ -93,8 +91,7 @@ class LivePlot:
         """
         Args:
             floor: as in `plot_losses`
-            reference: another run's validation loss: (iteration, value in the plot's unit)
-        """
+            reference: another run's validation loss: (iteration, value in the plot's unit)"""
         self.floor, self.reference, self.rows, self._shown = floor, reference, [], None
         set_style()
         self.figure = plt.figure(figsize=(9.0, 5.6))

@@ -19,8 +19,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     Args:
         weight_decay: for matrices and embeddings
     Returns:
-        two groups for a torch optimizer
-    """
+        two groups for a torch optimizer"""
     params = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
@@ -36,8 +35,7 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over `param_groups`; torch's fused form updates all in one pass.
     Args:
-        betas: decay of the means of gradients and of their squares
-    """
+        betas: decay of the means of gradients and of their squares"""
     return torch.optim.AdamW(param_groups(model, weight_decay), lr=learning_rate, betas=betas, fused=True)
 
 # %% ../nbs/07_optim.ipynb #dcbb262c
@@ -48,8 +46,7 @@ def cosine_lr(it: int, learning_rate: float, warmup_iters: int, lr_decay_iters: 
         learning_rate: the peak
         warmup_iters: iterations of linear rise
         lr_decay_iters: the iteration at which the fall ends
-        min_lr: where it ends, and stays
-    """
+        min_lr: where it ends, and stays"""
     if it < warmup_iters:
         return learning_rate * (it + 1) / (warmup_iters + 1)
     progress = min(1.0, (it - warmup_iters) / max(1, lr_decay_iters - warmup_iters))
@@ -61,8 +58,7 @@ def constant_lr(it: int, learning_rate: float, warmup_iters: int) -> float:
     Args:
         it: iteration, from 0
         learning_rate: reached after the warm-up, and kept
-        warmup_iters: iterations of linear rise
-    """
+        warmup_iters: iterations of linear rise"""
     return learning_rate * min(1.0, (it + 1) / (warmup_iters + 1))
 
 
@@ -81,8 +77,7 @@ def wsd_lr(
         warmup_iters: iterations of linear rise
         lr_decay_iters: the iteration at which the fall ends
         min_lr: where it ends, and stays
-        decay_fraction: the last part of lr_decay_iters, in which the rate falls
-    """
+        decay_fraction: the last part of lr_decay_iters, in which the rate falls"""
     fall = decay_fraction * lr_decay_iters
     progress = min(1.0, max(0.0, (it - lr_decay_iters + fall) / max(1.0, fall)))
     falling = learning_rate * (1 - progress) + min_lr * progress

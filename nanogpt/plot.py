@@ -36,8 +36,7 @@ def new_axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (8.0, 
     Args:
         size: of the whole figure, in inches
     Returns:
-        one Axes, or a flat array of them
-    """
+        one Axes, or a flat array of them"""
     set_style()
     _, axes = plt.subplots(rows, columns, figsize=size)
     return axes if rows * columns == 1 else np.ravel(axes)
@@ -58,8 +57,7 @@ def heatmap(
         rows: a label per row
         columns: a label per column
         numbers: write each value into its cell
-        **options: for `Axes.imshow`
-    """
+        **options: for `Axes.imshow`"""
     ax = ax or new_axes(size=(5.0, 4.2))
     values = np.asarray(values)
     finite = values[np.isfinite(values)]
@@ -84,8 +82,7 @@ def plot_losses(metrics: list[dict], floor: float | None = None, ax: Axes | None
     """Training and validation loss over iterations, in nats per character where the rows know it.
     Args:
         metrics: rows of metrics.jsonl
-        floor: the corpus's entropy in nats per character, drawn as a line
-    """
+        floor: the corpus's entropy in nats per character, drawn as a line"""
     per_character = metrics[-1].get("nats_per_character")
     scale = per_character / metrics[-1]["val_loss"] if per_character else 1.0
     ax = ax or new_axes()

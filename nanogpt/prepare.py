@@ -47,8 +47,7 @@ def split_documents(corpus: Corpus, val_fraction: float) -> Iterator[tuple[int, 
     Where there are fewer than 10 / val_fraction documents, a hash could leave validation empty: each
     document's own end is kept instead.
     Returns:
-        number of the document, split, text
-    """
+        number of the document, split, text"""
     enough = math.ceil(10 / val_fraction)
     few = sum(1 for _ in islice(filter(None, corpus.documents()), enough)) < enough
     for number, text in enumerate(corpus.documents()):
@@ -73,8 +72,7 @@ def pieces(text: str, longest: int = LONG) -> Iterator[str]:
 
     No token of a byte-pair encoding reaches from a letter over a space, so the ids are the whole text's.
     Args:
-        longest: characters
-    """
+        longest: characters"""
     start = 0
     while len(text) - start > longest:
         cut = text.rfind(" ", start + 1, start + longest)
@@ -237,8 +235,7 @@ def prepare(
         overwrite: replace other data in out_dir
         progress: show a bar with MB/s, tokens/s and the time left
     Returns:
-        what meta.json says
-    """
+        what meta.json says"""
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
     for name, value in (("shard_tokens", shard_tokens), ("workers", workers)):
@@ -311,8 +308,7 @@ def verify(folder: str | Path) -> list[str]:
     Args:
         folder: of prepared data
     Returns:
-        what is wrong, one line each; nothing when all is right
-    """
+        what is wrong, one line each; nothing when all is right"""
     folder = Path(folder)
     meta, problems = read_meta(folder), []
     if not meta:

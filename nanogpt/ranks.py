@@ -31,8 +31,7 @@ def process_group(device: torch.device, timeout: float = 600.0) -> Iterator[None
     A process joins once and leaves when it ends: a second group would find the addresses of the first.
     Args:
         device: of this rank
-        timeout: seconds that a rank waits for the others before it gives up
-    """
+        timeout: seconds that a rank waits for the others before it gives up"""
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -49,8 +48,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     Args:
         values: of the same shape on every rank; it is changed
     Returns:
-        the same on every rank
-    """
+        the same on every rank"""
     if rank_and_size()[1] > 1:
         dist.all_reduce(values)
     return values
@@ -61,8 +59,7 @@ def gather(value: Any) -> list:
     Args:
         value: anything that pickles, of this rank
     Returns:
-        of all ranks, in their order
-    """
+        of all ranks, in their order"""
     values = [value] * rank_and_size()[1]
     if len(values) > 1:
         dist.all_gather_object(values, value)

@@ -155,8 +155,7 @@ def get_preset(name: str) -> TrainConfig:
     Args:
         name: a key of PRESETS
     Returns:
-        a copy of your own
-    """
+        a copy of your own"""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -168,8 +167,7 @@ def own_recipe(corpus: str, characters: int) -> TrainConfig:
     """A run sized by the amount of text. Raises ValueError where that is too little for any model.
     Args:
         corpus: as in `TrainConfig`
-        characters: how much text it holds
-    """
+        characters: how much text it holds"""
     if characters < 2_000:
         raise ValueError(
             f"{corpus} holds {characters:,} characters, too few to learn from; give it at least some ten thousand"
@@ -196,8 +194,7 @@ def config_from_dict(
     Args:
         values: fields of TrainConfig and GPTConfig, flat, or the latter in a table `model`
         base: what the other fields are; TrainConfig() when None
-        where: what messages begin with
-    """
+        where: what messages begin with"""
     base, table = base or TrainConfig(), values.get("model")
     flat = {name: value for name, value in values.items() if name != "model"} | (
         table if isinstance(table, dict) else {}
@@ -245,8 +242,7 @@ def from_nanogpt(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     Args:
         values: from `read_config`, with nanoGPT's names or ours
     Returns:
-        with our names; and a line on each setting that was left out
-    """
+        with our names; and a line on each setting that was left out"""
     translated, ours = {}, {}
     for name, value in values.items():
         if name == "dataset":
@@ -269,8 +265,7 @@ def read_run(path: str, base: TrainConfig | None = None) -> TrainConfig:
     """The description in a configuration file. Prints what of nanoGPT's settings is left out.
     Args:
         path: .toml, .json, .yaml, or nanoGPT's .py
-        base: what the file does not set; None: TrainConfig(), or what nanoGPT's train.py begins with
-    """
+        base: what the file does not set; None: TrainConfig(), or what nanoGPT's train.py begins with"""
     values, left_out = read_config(path), []
     if path.endswith(".py"):
         values, left_out = from_nanogpt(values)

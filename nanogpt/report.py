@@ -35,8 +35,7 @@ class Reference:
     def loss_at(self, iteration: float) -> float | None:
         """The loss at an iteration, along straight lines.
         Returns:
-            None outside of the curve
-        """
+            None outside of the curve"""
         iterations, losses = zip(*self.curve)
         return (
             float(np.interp(iteration, iterations, losses)) if iterations[0] <= iteration <= iterations[-1] else None
@@ -61,8 +60,7 @@ REFERENCES = {
 def reference_of(config: TrainConfig) -> Reference | None:
     """The recorded run that a run can be compared with.
     Returns:
-        None where it names none, or is another run than the one that it names
-    """
+        None where it names none, or is another run than the one that it names"""
     if not config.reference:
         return None
     theirs, same = PRESETS[config.reference], ("corpus", "tokenizer", "aligned", "sampling", "document_masking")
@@ -78,16 +76,14 @@ def reference_of(config: TrainConfig) -> Reference | None:
 def tokens_per_character(data: TokenDataset) -> float:
     """Turns nats a token into nats a character.
     Args:
-        data: prepared, so that its characters were counted
-    """
+        data: prepared, so that its characters were counted"""
     return data.info["tokens"] / data.info["characters"]
 
 
 def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     """What an evaluation of a run reads: the first `eval_windows` windows, whatever size the batches have, or all.
     Returns:
-        x and y, both (B, T)
-    """
+        x and y, both (B, T)"""
     config, data = run.config, run.val_data
     if not isinstance(data, TokenDataset):
         yield from data
@@ -105,8 +101,7 @@ def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) 
     Args:
         on_eval: adds columns
     Returns:
-        the same on every rank, except for the seconds
-    """
+        the same on every rank, except for the seconds"""
     val_loss = evaluate(run.eval_model, validation_batches(run), run.autocast)
     more = (on_eval(run) if on_eval else None) or {}
     row = {
@@ -133,8 +128,7 @@ def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) 
 def read_metrics(path: str | Path) -> list[dict]:
     """The rows of a run's metrics file. A last line that was cut short by a crash is left out.
     Args:
-        path: a metrics.jsonl, or the folder of a run
-    """
+        path: a metrics.jsonl, or the folder of a run"""
     path, rows = Path(path), []
     for line in (path / "metrics.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
         try:
@@ -188,8 +182,7 @@ def describe(
 def format_row(row: dict) -> str:
     """A row of metrics as one line to print.
     Args:
-        row: of metrics
-    """
+        row: of metrics"""
     parts = [f"iter {row['iter']:>6,}"]
     for name in ("train_loss", "val_loss", "excess"):
         if row.get(name) is not None:

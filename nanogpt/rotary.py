@@ -28,8 +28,7 @@ def scale_frequencies(
         high_freq_factor: pairs with more turns than this: unchanged; between the two, something between
         original_max_position_embeddings: the original context, in tokens
     Returns:
-        (D / 2,)
-    """
+        (D / 2,)"""
     turns = original_max_position_embeddings * frequencies / (2 * math.pi)
     kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / factor)
@@ -51,8 +50,7 @@ def rotary_angles(
         theta: the slowest pair turns about once in 2π · theta positions
         scaling: arguments of `scale_frequencies`
     Returns:
-        cosines and sines, each (..., T, D / 2)
-    """
+        cosines and sines, each (..., T, D / 2)"""
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of dimensions: head_dim must be even, got {head_dim}")
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=dtype, device=positions.device) / head_dim)
@@ -69,7 +67,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: broadcastable to (B, H, T, D / 2)
         sin: the same
     Returns:
-        (B, H, T, D)
-    """
+        (B, H, T, D)"""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)

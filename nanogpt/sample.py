@@ -42,8 +42,7 @@ def filter_logits(
         top_p: then the fewest best tokens that together have this probability
         min_p: then those with at least this share of the best token's probability
     Returns:
-        (..., V), -inf where a token is ruled out
-    """
+        (..., V), -inf where a token is ruled out"""
     logits = logits - logits.amax(-1, keepdim=True)  # else a small temperature would overflow
     logits = logits / max(temperature, 1e-30)
     if top_k is not None and top_k < logits.shape[-1]:
@@ -64,8 +63,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
         seen: bool (B, V), True for tokens that have been read or written
         penalty: above 1 makes them less likely
     Returns:
-        (B, V)
-    """
+        (B, V)"""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 # %% ../nbs/09_sample.ipynb #dcbb262c
@@ -91,8 +89,7 @@ class Sampling:
             seen: bool (B, V), for the repetition penalty
             generator: on the CPU, wherever the model is; None: the global one
         Returns:
-            int64 (B, 1)
-        """
+            int64 (B, 1)"""
         if seen is not None:
             logits = penalise(logits, seen, self.repetition_penalty)
         if self.temperature == 0:
@@ -131,8 +128,7 @@ def stream_tokens(
         vocab_size: draw ids below this only, where the tokenizer has fewer than the model
         block_size: tokens that the model can read; None: as it or its config says
     Returns:
-        rows: the samples of the first prompt, of the second, …
-    """
+        rows: the samples of the first prompt, of the second, …"""
     for name, value in (("max_new_tokens", max_new_tokens), ("num_samples", num_samples)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -196,8 +192,7 @@ def generate(
         return_logprobs: of each new token too, float32, 0 where a row has finished
         block_size: see `stream_tokens`
     Returns:
-        int64 (B · num_samples, T + at most max_new_tokens), prompts included
-    """
+        int64 (B · num_samples, T + at most max_new_tokens), prompts included"""
     if idx.dim() != 2 or idx.is_floating_point():
         got = f"{idx.dtype} of shape {tuple(idx.shape)}"
         raise ValueError(f"the prompt must be whole numbers in a tensor (B, T), got {got}")
@@ -249,8 +244,7 @@ def sample_text(
         block_size: see `stream_tokens`
         **sampling: fields of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty
     Returns:
-        prompt and continuation, up to the end of the document
-    """
+        prompt and continuation, up to the end of the document"""
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     options = num_samples, max_new_tokens, generator, stop, block_size, sampling
     texts = [text for text in prompts for _ in range(num_samples)]
@@ -277,8 +271,7 @@ def stream(
         block_size: see `stream_tokens`
         **sampling: fields of `Sampling`
     Returns:
-        pieces of the continuation, whole characters, as soon as they are certain
-    """
+        pieces of the continuation, whole characters, as soon as they are certain"""
     options = 1, max_new_tokens, generator, stop, block_size, sampling
     return (piece for [piece] in _row_texts(model, tokenizer, [prompt], *options) if piece)
 
@@ -291,8 +284,7 @@ def score_samples(
         model: trained on tales
         **sampling: fields of `Sampling`
     Returns:
-        shares from 0 to 1
-    """
+        shares from 0 to 1"""
     generator = torch.Generator().manual_seed(seed)
     length = context_size(model) - 1
     return score_tales(sample_text(model, tokenizer, "", num_samples, length, generator, **sampling))
@@ -304,8 +296,7 @@ def score_text(model: nn.Module, tokenizer: Tokenizer, text: str) -> dict[str, f
     Bits per byte compare across tokenizers; perplexity, e to the nats per token, only within one.
     Raises ValueError for a text with no token to predict.
     Returns:
-        tokens, nats_per_token, perplexity, bits_per_byte
-    """
+        tokens, nats_per_token, perplexity, bits_per_byte"""
     ids, block_size = encode_prompt(model, tokenizer, text), context_size(model)
     if len(ids) < 2:
         raise ValueError("a text to score must have at least two tokens, with the end-of-text id before it")

@@ -34,8 +34,7 @@ def save_sharded(
     Args:
         folder: new; on a disk that all ranks share
         rest: everything else of the checkpoint; rank 0's is written
-        more: further tensors that are cut up like the model's
-    """
+        more: further tensors that are cut up like the model's"""
     folder, (rank, _) = Path(folder), rank_and_size()
     with rank_zero_first():
         if rank == 0:
@@ -67,8 +66,7 @@ def check_sharded(folder: str | Path) -> dict:
 
     Raises ValueError that names a bad part, or FileNotFoundError.
     Returns:
-        what `save_sharded` got as `rest`
-    """
+        what `save_sharded` got as `rest`"""
     folder = Path(folder)
     rest = load_checkpoint(folder / "run.pt")
     for name, digest in rest["parts"].items():
@@ -82,8 +80,7 @@ def check_sharded(folder: str | Path) -> dict:
 def make_moments(optimizer: torch.optim.Optimizer):
     """Make Adam's moments now, and not in the first step.
     Args:
-        optimizer: AdamW
-    """
+        optimizer: AdamW"""
     for p in (p for group in optimizer.param_groups for p in group["params"]):
         zero = torch.zeros((), dtype=torch.float32, device=p.device)
         optimizer.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -101,8 +98,7 @@ def load_sharded(
         folder: from `save_sharded`, by any number of ranks
         checkpoint: from `check_sharded`
         model: cut up or whole: it gets its part
-        optimizer: AdamW
-    """
+        optimizer: AdamW"""
     if not optimizer.state:
         make_moments(optimizer)
     with torch.no_grad(), warnings.catch_warnings():
@@ -119,8 +115,7 @@ def latest_checkpoint(out_dir: str | Path) -> tuple[Path, dict]:
     Args:
         out_dir: the folder of a run, which all ranks see
     Returns:
-        its newest checkpoint that is whole, and what is in it, on the CPU, without the parts
-    """
+        its newest checkpoint that is whole, and what is in it, on the CPU, without the parts"""
     problems = []
     for path in find_checkpoints(out_dir):
         try:

@@ -47,8 +47,7 @@ from .tokenizer import Tokenizer
 def learning_rate_at(config: TrainConfig, it: int) -> float:
     """The schedule of a run: a function of the iteration alone.
     Args:
-        it: iteration, from 0
-    """
+        it: iteration, from 0"""
     if config.schedule == "constant":
         return constant_lr(it, config.learning_rate, config.warmup_iters)
     end = config.lr_decay_iters or config.max_iters
@@ -98,8 +97,7 @@ class Run:
         Args:
             stop: whether this rank wants to stop
         Returns:
-            loss (nats), norm of the gradient, whether any rank wants to stop
-        """
+            loss (nats), norm of the gradient, whether any rank wants to stop"""
         start, config = time.perf_counter(), self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(config, self.iter_num) * group.get("lr_scale", 1.0)
@@ -150,8 +148,7 @@ def check_ranks(
 def find_start(config: TrainConfig) -> tuple[Path | None, dict]:
     """Raises ValueError for a run that would be replaced unasked, and where the ranks find different checkpoints.
     Returns:
-        the checkpoint to go on from, and what is in it; None and nothing for a new run
-    """
+        the checkpoint to go on from, and what is in it; None and nothing for a new run"""
     restarted = any(gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0))
     there = find_checkpoints(config.out_dir)
     path, checkpoint = None, {}
@@ -174,8 +171,7 @@ def find_start(config: TrainConfig) -> tuple[Path | None, dict]:
 def memory_options(config: TrainConfig) -> dict:
     """What of a run decides its memory, besides the shape and the batch.
     Returns:
-        for `training_memory`
-    """
+        for `training_memory`"""
     shards = rank_and_size()[1] if config.strategy == "fsdp" else 1
     recompute, ema = config.checkpoint_activations, bool(config.ema)
     return {"loss_chunk": config.loss_chunk, "checkpoint_activations": recompute, "ema": ema, "shards": shards}
@@ -186,8 +182,7 @@ def memory_needed(config: TrainConfig, shape: GPTConfig, dtype: torch.dtype) -> 
     Args:
         shape: the run's model
     Returns:
-        bytes, on one rank, at the height of a step
-    """
+        bytes, on one rank, at the height of a step"""
     return sum(training_memory(shape, config.batch_size, dtype, **memory_options(config)).values())
 
 
@@ -201,8 +196,7 @@ def fit_batch_size(
         model: on its device; one that FSDP will cut up may wait on the CPU
         free: bytes, before the model was there; None where nobody can tell
     Returns:
-        with another batch_size and gradient_accumulation_steps, of the same product
-    """
+        with another batch_size and gradient_accumulation_steps, of the same product"""
     ranks = rank_and_size()[1]
     batch_size = windows = config.batch_size * config.gradient_accumulation_steps // ranks
     if free is not None and isinstance(model, GPT):
@@ -238,8 +232,7 @@ def fit_batch_size(
 def compiled(model: nn.Module, config: TrainConfig, autocast: torch.autocast) -> Any:
     """The model compiled, after one step on trial; or, with one warning, as it is. Every rank calls it.
     Args:
-        model: as a step calls it
-    """
+        model: as a step calls it"""
     step_model, state, failed = torch.compile(model), get_rng_state(), None
     device = next(model.parameters()).device
     ids = torch.zeros(config.batch_size, config.model.block_size, dtype=torch.int64, device=device)
@@ -273,8 +266,7 @@ def start_run(
     Args:
         model: forward(idx, targets) -> (logits, loss); None: the GPT that the description says
         data: training and validation: TokenDatasets or iterables of x and y, both (B, T)
-        optimizer: None: AdamW
-    """
+        optimizer: None: AdamW"""
     (rank, ranks), device = rank_and_size(), pick_device(config.device)
     dtype = pick_dtype(device, config.dtype)
     sharded = config.strategy == "fsdp" and torch.distributed.is_initialized()
@@ -377,8 +369,7 @@ BEST = (
 def checkpoint_of(run: Run) -> dict:
     """Everything that the rest of a run depends on. Every rank calls it.
     Returns:
-        for `save_checkpoint`
-    """
+        for `save_checkpoint`"""
     shape = getattr(run.model, "config", None)
     tokenizer = {"tokenizer": run.tokenizer.to_dict()} if run.tokenizer else {}
     return {
@@ -404,8 +395,7 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
     """Put a run where `checkpoint_of` found it. Raises ValueError for a checkpoint that cannot be resumed.
     Args:
         run: whose model already has the checkpoint's weights, where it is one file
-        path: where it is
-    """
+        path: where it is"""
     needed = {"optimizer", "average", "iter_num", "best_val_loss", "scaler", "rng", "sampler", "progress"}
     weights = f"start from its weights: init_from={str(path)!r}"
     if missing := needed - checkpoint.keys():
@@ -438,8 +428,7 @@ def save_run(run: Run, writer: CheckpointWriter | None, better: bool):
     """Save a run: in the background, or, cut up by FSDP, each rank its parts. Every rank calls it.
     Args:
         writer: rank 0's; None on the others
-        better: keep the weights as best.pt too
-    """
+        better: keep the weights as best.pt too"""
     checkpoint, out_dir, best = checkpoint_of(run), Path(run.config.out_dir), None
     if better:
         best = {name: checkpoint[name] for name in BEST if name in checkpoint} | {

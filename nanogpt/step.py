@@ -34,7 +34,7 @@ def evaluating(
         if was_training:
             model.train()
 
-
+# %% ../nbs/08_train.ipynb #05ff666a
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocast: torch.autocast | None = None
 ) -> float:
@@ -46,8 +46,7 @@ def evaluate(
         batches: x and y, both (B, T), as `all_batches` gives them; the same on every rank
         autocast: the context to run the model in
     Returns:
-        nats a target; the same on every rank, and on any number of them
-    """
+        nats a target; the same on every rank, and on any number of them"""
     device, (rank, ranks) = next(model.parameters()).device, rank_and_size()
     batches, sums = iter(batches), []
     with evaluating(model), autocast or nullcontext():
@@ -69,15 +68,14 @@ def sync_gradients(model: Any, now: bool) -> AbstractContextManager:
     """Inside the block the gradients of several ranks are averaged, or only added up where they are.
     Args:
         model: from `parallelize`, or any other module
-        now: False for all but the last micro-batch of a step
-    """
+        now: False for all but the last micro-batch of a step"""
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP
         model.set_requires_gradient_sync(now)
     elif hasattr(model, "no_sync") and not now:  # DDP
         return model.no_sync()
     return nullcontext()
 
-
+# %% ../nbs/08_train.ipynb #21e186d6
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -100,8 +98,7 @@ def train_step(
         scaler: for float16
         stop: whether this rank wants to stop
     Returns:
-        mean loss (nats a target), norm of its gradient before clipping, whether any rank wants to stop
-    """
+        mean loss (nats a target), norm of its gradient before clipping, whether any rank wants to stop"""
     ranks, weight = rank_and_size()[1], next(model.parameters())
     scaler = scaler or torch.amp.GradScaler(weight.device.type, enabled=False)
     targets = torch.stack([(y >= 0).sum() for _, y in batches]).to(weight.dtype)

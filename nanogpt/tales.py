@@ -25,8 +25,7 @@ def entries(words: str, *forms: str) -> list[Entry]:
     """A table of words: `entries("three/two", "less") == [{"": "three", "less": "two"}]`.
     Args:
         words: entries separated by ", "; the forms of one entry separated by "/"
-        *forms: names of the forms after the plain one
-    """
+        *forms: names of the forms after the plain one"""
     return [dict(zip(("", *forms), entry.split("/"), strict=True)) for entry in words.split(", ")]
 
 # %% ../nbs/02_corpus.ipynb #fafe44a0
@@ -43,8 +42,7 @@ class Grammar:
         Args:
             rules: rule -> its templates
             variables: variable -> its table
-            start: the rule that makes a whole text
-        """
+            start: the rule that makes a whole text"""
         self.variables, self.start, self.rules = variables, start, {}
         for rule, templates in rules.items():
             self.rules[rule] = [self._compile(template, rules) for template in templates]
@@ -78,8 +76,7 @@ class Grammar:
 def generate_text(grammar: Grammar, rng: random.Random) -> str:
     """Draw one text: walk the templates from left to right and choose at every slot.
     Args:
-        rng: all choices; `random.Random(seed)` gives the same texts on every machine
-    """
+        rng: all choices; `random.Random(seed)` gives the same texts on every machine"""
     out, bound = [], {}
 
     def expand(items: list):
@@ -269,8 +266,7 @@ def parse(text: str, grammar: Grammar = TALES, agreement: bool = True) -> Deriva
     """The one derivation of `text`. Raises ParseError where it leaves the grammar.
     Args:
         text: one whole text
-        agreement: False: let every slot say any entry, whatever was said before
-    """
+        agreement: False: let every slot say any entry, whatever was said before"""
 
     def read(item: str | tuple, start: int, before: dict, rule: str) -> tuple[int, float, dict]:
         "Try the options in turn: at most one fits. Where none does, the one that got furthest says why."
@@ -319,8 +315,7 @@ def score_tales(texts: Iterable[str]) -> dict[str, float]:
     Args:
         texts: any texts
     Returns:
-        shares from 0 to 1; every consistent tale is well-formed too
-    """
+        shares from 0 to 1; every consistent tale is well-formed too"""
     levels = [tale_level(text) for text in texts]
     if not levels:
         raise ValueError("no tales to score")

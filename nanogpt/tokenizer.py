@@ -53,8 +53,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str, allowed_special: AllowedSpecial = "none") -> list[int]:
         """Of special tokens that overlap the first wins, and of those that begin together the longest.
         Args:
-            allowed_special: what the text may spell; the others are plain text
-        """
+            allowed_special: what the text may spell; the others are plain text"""
         if not (special_ids := allow_special(self.special_ids, allowed_special)):
             return self.encode_ordinary(text)
         utf8(text)
@@ -70,8 +69,7 @@ class Tokenizer(Protocol):
         Args:
             chunks: one text, cut anywhere
         Returns:
-            the ids of the whole text
-        """
+            the ids of the whole text"""
         special_ids = allow_special(self.special_ids, allowed_special)
         for text in safe_chunks(chunks, special_ids, self.boundary):
             yield from self.encode(text, special_ids)
@@ -102,8 +100,7 @@ class CharTokenizer(Tokenizer):
         """
         Args:
             characters: every character of the vocabulary, once; its position is its id
-            eot: the character that ends a document, where there is one
-        """
+            eot: the character that ends a document, where there is one"""
         if not characters:
             raise ValueError("a CharTokenizer needs characters; the text is empty")
         self.characters, self.vocab_size = characters, len(characters)
@@ -170,8 +167,7 @@ _PIECE = regex.compile(GPT2_PATTERN)
 def split_pieces(text: str) -> list[str]:
     """Cut a text as GPT-2 does: into words, numbers and signs, each with the space before it, and white space.
     Returns:
-        joined, they are the text
-    """
+        joined, they are the text"""
     shadow = text if text.isascii() else text.translate(disputed_characters())
     if shadow == text:
         return _PIECE.findall(text)
@@ -181,8 +177,7 @@ def split_pieces(text: str) -> list[str]:
 def merge_piece(piece: bytes, ids: Mapping[bytes, int], limit: int) -> list[bytes]:
     """Join the two neighbours that make the token of the smallest id, until no two make a token.
     Args:
-        limit: ids from here on are not made
-    """
+        limit: ids from here on are not made"""
     tokens = [bytes([b]) for b in piece]
     while len(tokens) > 1:
         made = [ids.get(left + right, limit) for left, right in pairwise(tokens)]
@@ -219,8 +214,7 @@ class BPETokenizer(Tokenizer):
         Args:
             merges: in the order in which they were learnt
             special_tokens: never split or merged; with ids, or last
-            byte_ids: the ids of the 256 bytes
-        """
+            byte_ids: the ids of the 256 bytes"""
         check_special_tokens(special_tokens)
         self.merges = [(left, right) for left, right in merges]
         if not isinstance(special_tokens, Mapping):
@@ -286,8 +280,7 @@ def count_merges(vocab_size: int, special_tokens: Sequence[str]) -> int:
 def train_bpe_naively(text: str, vocab_size: int, special_tokens: Sequence[str] = ()) -> BPETokenizer:
     """What `train_bpe` gives, in a few lines: count all pairs again for each merge. To check, not to train.
     Args:
-        vocab_size: 256 bytes, merges and special tokens
-    """
+        vocab_size: 256 bytes, merges and special tokens"""
     n_merges = count_merges(vocab_size, special_tokens)
     utf8(text)
     parts = special_pattern(special_tokens).split(text)[::2]

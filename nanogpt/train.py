@@ -97,12 +97,11 @@ def open_logs(
         logs.append(TensorBoardLog(config.out_dir, run.iter_num))
     return logs
 
-
+# %% ../nbs/12_run.ipynb #fcf67217
 def begin(run: Run) -> list[dict]:
     """Write what describes the run beside its results, and clear away what belongs to a run that is replaced.
     Returns:
-        the rows of metrics so far
-    """
+        the rows of metrics so far"""
     out_dir, rows = Path(run.config.out_dir), []
     if rank_and_size()[0] == 0:
         if run.resumed and (out_dir / "metrics.jsonl").exists():
@@ -123,8 +122,7 @@ def begin(run: Run) -> list[dict]:
 def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Exception:
     """What to raise for torch's errors that a user can do something about; others as they are.
     Args:
-        run: None where it had not started yet
-    """
+        run: None where it had not started yet"""
     text = re.sub(r"^\[\S+\] ", "", (str(error).strip().splitlines() or [""])[0])
     if is_out_of_memory(error):
         needed = ""
@@ -173,8 +171,7 @@ def train(
         on_step: called on every rank after every step
         on_eval: called on every rank at every evaluation; adds to the row
         logs: each is called with every row, and closed at the end: LivePlot(), …
-        progress: show a progress bar and a line for each evaluation
-    """
+        progress: show a progress bar and a line for each evaluation"""
     device, run, stop = pick_device(config.device), None, ""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))

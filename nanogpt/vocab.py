@@ -38,8 +38,7 @@ class TiktokenTokenizer(Tokenizer):
     def __init__(self, name: str = "gpt2"):
         """
         Args:
-            name: an encoding that tiktoken knows: "gpt2", "cl100k_base", …
-        """
+            name: an encoding that tiktoken knows: "gpt2", "cl100k_base", …"""
         if name not in tiktoken.list_encoding_names():
             known = ", ".join(sorted(tiktoken.list_encoding_names()))
             raise ValueError(f"unknown tiktoken encoding {name!r}; tiktoken knows {known}")
@@ -84,8 +83,7 @@ def bpe_from_gpt2_files(vocab_json: str | Path, merges_txt: str | Path) -> BPETo
     """Read a vocabulary in GPT-2's format. Raises ValueError that says what is wrong.
     Args:
         vocab_json: vocab.json or encoder.json
-        merges_txt: merges.txt or vocab.bpe
-    """
+        merges_txt: merges.txt or vocab.bpe"""
     byte_of, merges = {character: b for b, character in _CHARACTERS.items()}, []
     for number, line in enumerate(Path(merges_txt).read_text(encoding="utf-8").split("\n"), 1):
         if not line or number == 1 and line.startswith("#version"):
@@ -155,8 +153,7 @@ def _bpe_from_dict(byte_ids: list[int], merges: list[list[int]], special_ids: di
 def tokenizer_from_dict(definition: dict) -> Tokenizer:
     """The tokenizer of a saved definition. Raises ValueError for a kind that this version does not know.
     Args:
-        definition: what `to_dict` gave
-    """
+        definition: what `to_dict` gave"""
     match definition:
         case {"type": "bpe", "bytes": [*byte_ids], "merges": [*merges], "special_tokens": {**special_ids}}:
             return _bpe_from_dict(byte_ids, merges, special_ids)
@@ -172,8 +169,7 @@ def tokenizer_from_dict(definition: dict) -> Tokenizer:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read a saved tokenizer. Raises ValueError when the file is something else.
     Args:
-        path: a file that `save` wrote, or a folder that holds tokenizer.json
-    """
+        path: a file that `save` wrote, or a folder that holds tokenizer.json"""
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
     try:
@@ -191,8 +187,7 @@ def get_tokenizer(
         name: "char", "byte", "gpt2", "bpe-512" (or another size), or the path of a saved tokenizer
         texts: the texts from which "char" and "bpe-…" take their vocabulary
         eot: for "char": the character that ends a document; "bpe-…" has <|endoftext|>
-        workers: for "bpe-…": processes that count
-    """
+        workers: for "bpe-…": processes that count"""
     size = regex.fullmatch("bpe-([0-9]+)", name)
     if size or name == "char":
         if texts is None:

@@ -52,8 +52,7 @@ def watch(
 def plot_run(metrics: list[dict], floor: float | None, out_dir: Path) -> Path:
     """Draw a run's losses, and what it wrote where that was scored, to losses.png.
     Returns:
-        the figure
-    """
+        the figure"""
     scored = "well_formed" in metrics[-1]
     axes = new_axes(2, size=(11.0, 4.0)) if scored else [new_axes()]
     plot_losses(metrics, floor, ax=axes[0])
@@ -71,8 +70,7 @@ def take_turns(model: GPT, tokenizer: Tokenizer, *rest, **options):
     Of a long text the model sees the end.
     Args:
         *rest: of `stream`'s arguments
-        **options: of `Sampling`
-    """
+        **options: of `Sampling`"""
     print("Type how the text begins or goes on; Enter alone lets the model write. Ctrl-D ends.")
     text, seen = "", max(model.config.block_size // 2, 1)
     while True:

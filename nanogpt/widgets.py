@@ -37,8 +37,7 @@ def plot_sampling(
     Args:
         logits: (V,), of one position
         n_best: tokens to draw, the likeliest first
-        **knobs: temperature, top_k, top_p and min_p of `Sampling`
-    """
+        **knobs: temperature, top_k, top_p and min_p of `Sampling`"""
     if logits.dim() != 1:
         raise ValueError(f"logits must be a tensor (V,), got shape {tuple(logits.shape)}; take one position")
     logits, s = logits.detach().float().cpu(), Sampling(**knobs)
@@ -66,8 +65,7 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer, n_best: int = 20):
     """`plot_sampling` under sliders for its knobs in a live notebook; the figure alone elsewhere.
     Args:
         logits: (V,), of one position
-        n_best: tokens to draw, the likeliest first
-    """
+        n_best: tokens to draw, the likeliest first"""
     import ipywidgets
     from IPython.display import Image, display
 

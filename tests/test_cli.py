@@ -402,16 +402,16 @@ def test_offline_download_is_one_line(nanogpt):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--temperature", "-1"], "temperature must be 0 (greedy) or positive, got -1.0"),
-        (["--temperature", "nan"], "temperature must be 0 (greedy) or positive, got nan"),
+        (["--temperature", "-1"], "temperature must be at least 0 and below inf, got -1.0"),
+        (["--temperature", "nan"], "temperature must be at least 0 and below inf, got nan"),
         (["--top-k", "0"], "top_k must be at least 1"),
         (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         (["--num-samples", "0"], "num_samples must be at least 1"),
         (["--prompt", "über"], "not in the vocabulary of this CharTokenizer: 'ü'"),
         (["--device", "cuda:9"], "device 'cuda:9' cannot be used here"),
-        (["--top-p", "0"], "top_p must lie in (0, 1]"),
-        (["--min-p", "2"], "min_p must lie in [0, 1]"),
-        (["--repetition-penalty", "0"], "repetition_penalty must be positive"),
+        (["--top-p", "0"], "top_p must be above 0 and at most 1"),
+        (["--min-p", "2"], "min_p must be at least 0 and at most 1"),
+        (["--repetition-penalty", "0"], "repetition_penalty must be above 0"),
         (["--prompt", "Once", "--chat"], "give one of --prompt, --prompt-file and --chat"),
         (["--prompt-file", "absent.txt"], "absent.txt"),
         (
@@ -558,7 +558,7 @@ def test_plan(nanogpt):
         if "GB" in line[:12] or line.startswith("this machine")
     ]
     assert (
-        [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "this"]
+        [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "H100", "this"]
         and rows[0][3] == "float16"
         and rows[1][3] == "bfloat16"
     )

@@ -34,11 +34,10 @@ optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
 data = TokenDataset(ids[:3600]), TokenDataset(ids[3600:])
 result = train(config, model=model, data=data, optimizer=optimizer, progress=False)
 if int(os.environ["RANK"]) == 0:
-    print(*generate(result.model, torch.tensor([[3]]), 8, temperature=0)[0].tolist())
+    print(*generate(result.model, torch.tensor([[3]]), 8, temperature=0, block_size=16)[0].tolist())
 '''
 
 
-@pytest.mark.xfail(run=False, reason="generate reads model.config, which a model of one's own need not have")
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun is POSIX")
 def test_own_model_data_and_optimizer_on_two_ranks(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")

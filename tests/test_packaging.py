@@ -200,8 +200,7 @@ def f(a: str = "# no comment, (", b: tuple = (1, 2,), *rest: int, c=lambda x: x,
         *rest: both
         **options: a line of its own: (B, T)
     Returns:
-        a name: its count
-    """
+        a name: its count"""
     def inner(
         x,  # stays
     ):
@@ -233,8 +232,7 @@ class A:
 
         Two.
         Args:
-            y: why
-        """
+            y: why"""
 
 def bare(a,
     b): pass
