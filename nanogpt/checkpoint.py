@@ -18,6 +18,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -223,7 +224,7 @@ def remove_checkpoint(path: Path):
         path.unlink(missing_ok=True)
 
 # %% ../nbs/10_checkpoint.ipynb #26299b4c
-def copy_to_cpu(value, copies: dict | None = None, buffers: dict | None = None):
+def copy_to_cpu(value, copies: dict | None = None, buffers: dict | None = None) -> Any:
     """A copy that training can't change any more.
 
     Tensors that share memory, as tied weights do, share it in the copy.

@@ -296,10 +296,7 @@ class Sampler:
 
 # %% ../nbs/03_data.ipynb #ac204457
 class Prefetcher:
-    """Batches on the device: a thread draws the next one while you compute with this one.
-
-    On CUDA it copies from pinned memory. Its state is the source's, and empty where the source has none.
-    """
+    "Batches on the device: a thread draws the next one while you compute with this one. Its state is the source's."
 
     def __init__(self, source: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"):
         """
@@ -324,7 +321,13 @@ class Prefetcher:
             self._begin()
 
     def _draw(self) -> tuple[Tensor, Tensor, dict]:
-        x, y = next(self.batches)
+        batch = next(self.batches, None)
+        if batch is None:  # the source is through: again from its beginning
+            self.batches = iter(self.source)
+            batch = next(self.batches, None)
+        if batch is None:
+            raise ValueError("the training data has no batches left; give one that can be iterated again")
+        x, y = batch
         if self.device.type == "cuda":  # only contiguous, pinned tensors are copied without waiting
             x, y = x.contiguous().pin_memory(), y.contiguous().pin_memory()
         return x, y, self.source_state()

@@ -8,6 +8,7 @@ __all__ = ['rank_and_size', 'process_group', 'sum_over_ranks', 'gather', 'rank_z
 # %% ../nbs/tools/ranks.ipynb #065d2f25
 import atexit
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,15 +33,21 @@ def process_group(device: torch.device, timeout: float = 600.0) -> Iterator[None
     Args:
         device: of this rank
         timeout: seconds that a rank waits for the others before it gives up"""
-    if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_initialized():
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     yield
     if dist.is_initialized():
         dist.barrier()  # nobody leaves while another still needs an answer
+
+
+def _leave():
+    if dist.is_initialized():
+        time.sleep(0.1)  # torch 2.13 with gloo hangs now and then where its own threads have not let go yet
+        dist.destroy_process_group()
 
 # %% ../nbs/tools/ranks.ipynb #b664c811
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class TrainConfig:
 
     def __post_init__(self):
         if isinstance(self.model, dict):
-            self.model = GPTConfig(**self.model)
+            self.model = replace(_small_model(), **self.model)
         check_fields(self)
         if self.min_lr > self.learning_rate and self.schedule != "constant":
             raise ValueError(
@@ -195,10 +195,10 @@ def config_from_dict(
         values: fields of TrainConfig and GPTConfig, flat, or the latter in a table `model`
         base: what the other fields are; TrainConfig() when None
         where: what messages begin with"""
-    base, table = base or TrainConfig(), values.get("model")
-    flat = {name: value for name, value in values.items() if name != "model"} | (
-        table if isinstance(table, dict) else {}
-    )
+    base, table = base or TrainConfig(), values.get("model", {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: model must be a table of its fields, got {table!r}")
+    flat = {name: value for name, value in values.items() if name != "model"} | table
     shape, run = ({field.name: field.type for field in fields(kind)} for kind in (GPTConfig, TrainConfig))
     unknown = []
     for name in flat.keys() - shape.keys() - run.keys():
@@ -265,17 +265,17 @@ def read_run(path: str, base: TrainConfig | None = None) -> TrainConfig:
     """The description in a configuration file. Prints what of nanoGPT's settings is left out.
     Args:
         path: .toml, .json, .yaml, or nanoGPT's .py
-        base: what the file does not set; None: TrainConfig(), or what nanoGPT's train.py begins with"""
+        base: what the file does not set; None: the defaults, ours or nanoGPT's"""
     values, left_out = read_config(path), []
     if path.endswith(".py"):
         values, left_out = from_nanogpt(values)
-        base = base or config_from_dict(_NANOGPT, PRESETS["gpt2-124m"])
+        begins = {"out_dir": "out", "eval_interval": 2000, "lr_decay_iters": 600_000, "reference": ""}
+        if values.get("init_from", "scratch") in ("scratch", "resume"):
+            begins["mlp"] = "gelu_exact"
+        base = base or config_from_dict(begins, PRESETS["gpt2-124m"])
     for line in left_out:
         print(f"{path}: {line}")
     return config_from_dict(values, base, path)
-
-
-_NANOGPT = {"mlp": "gelu_exact", "out_dir": "out", "eval_interval": 2000, "lr_decay_iters": 600_000, "reference": ""}
 
 # %% ../nbs/tools/recipe.ipynb #df35097d
 def data_path(

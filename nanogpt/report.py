@@ -61,7 +61,7 @@ def reference_of(config: TrainConfig) -> Reference | None:
     """The recorded run that a run can be compared with.
     Returns:
         None where it names none, or is another run than the one that it names"""
-    if not config.reference:
+    if not config.reference or config.init_from not in ("scratch", "resume"):
         return None
     theirs, same = PRESETS[config.reference], ("corpus", "tokenizer", "aligned", "sampling", "document_masking")
     if (
@@ -118,7 +118,7 @@ def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) 
         row["nats_per_character"] = val_loss * tokens_per_character(run.val_data)
         if run.val_data.meta["floor"] is not None:
             row["excess"] = row["nats_per_character"] - run.val_data.meta["floor"]
-    reference = reference_of(run.config)
+    reference = reference_of(run.config) if run.tokenizer else None
     expected = reference.loss_at(run.tokens / run.config.tokens_per_iter) if reference else None
     if reference and expected is not None and reference.unit in row:
         row["from_reference"] = row[reference.unit] - expected

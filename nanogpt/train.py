@@ -112,6 +112,8 @@ def begin(run: Run) -> list[dict]:
                 *(out_dir / name for name in ("best.pt", "metrics.jsonl", "samples")),
             ]:
                 remove_checkpoint(path)
+            if not run.tokenizer:
+                (out_dir / "tokenizer.json").unlink(missing_ok=True)
         if run.tokenizer:
             run.tokenizer.save(out_dir / "tokenizer.json")
         with atomic_write(out_dir / "config.json") as file:
@@ -240,7 +242,7 @@ def train(
                 bar.update()
                 if run.iter_num % 10 == 0:
                     bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{run.tokens / run.seconds:,.0f}")
-            if rows[-1]["iter"] < run.iter_num:
+            if not rows or rows[-1]["iter"] < run.iter_num:
                 save_run(run, writer, False)
             if ended == stop and first:
                 print(
