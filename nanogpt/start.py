@@ -396,7 +396,7 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
         load_sharded(path, checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
     elif is_sharded(run.model):
         raise ValueError(
-            f"{path} is of a run with strategy='ddp'; go on with that, or start from its weights: {weights}"
+            f"{path} is of a run with strategy='ddp'; go on with that, or {weights}"
         )
     else:
         groups = run.optimizer.state_dict()["param_groups"]
