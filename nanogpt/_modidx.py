@@ -360,6 +360,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'nanogpt.prepare.split_of': ('tools/prepare.html#split_of', 'nanogpt/prepare.py'),
                                  'nanogpt.prepare.verify': ('tools/prepare.html#verify', 'nanogpt/prepare.py')},
             'nanogpt.ranks': { 'nanogpt.ranks._leave': ('tools/ranks.html#_leave', 'nanogpt/ranks.py'),
+                               'nanogpt.ranks.agree_on_name': ('tools/ranks.html#agree_on_name', 'nanogpt/ranks.py'),
                                'nanogpt.ranks.full_tensor': ('tools/ranks.html#full_tensor', 'nanogpt/ranks.py'),
                                'nanogpt.ranks.gather': ('tools/ranks.html#gather', 'nanogpt/ranks.py'),
                                'nanogpt.ranks.process_group': ('tools/ranks.html#process_group', 'nanogpt/ranks.py'),

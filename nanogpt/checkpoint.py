@@ -29,11 +29,7 @@ from .tokenizer import Tokenizer
 from .vocab import tokenizer_from_dict
 
 # %% ../nbs/10_checkpoint.ipynb #d65d3946
-_NO_ROOM = (
-    errno.ENOSPC,
-    errno.EFBIG,
-    getattr(errno, "EDQUOT", errno.ENOSPC),
-)  # disk full, file too large, quota used up
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk full, quota used up
 
 
 def save_checkpoint(path: str | Path, checkpoint: dict):
@@ -46,15 +42,13 @@ def save_checkpoint(path: str | Path, checkpoint: dict):
         with atomic_write(path, "wb") as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch hides a failed write behind an error of its own
+        # torch hides a failed write behind an error of its own
+        cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         why = "no room on the disk: make some" if cause.errno in _NO_ROOM else cause.strerror
-        raise OSError(
-            cause.errno, f"{path} was not saved ({why}); what was there before is untouched"
-        ) from None
+        what = f"{path} was not saved ({why}); what was there before is untouched"
+        raise OSError(cause.errno, what) from None
 
 # %% ../nbs/10_checkpoint.ipynb #fafe44a0
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
@@ -84,10 +78,8 @@ def _check_archive(path: str | Path):
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                folders = (
-                    info.filename for info in archive.infolist() if info.external_attr & 0x10
-                )  # torch would read these as nothing
-                part = archive.testzip() or next(folders, None)
+                folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
+                part = archive.testzip() or (folders or [None])[0]  # torch would read a folder as nothing
             why = part and f"its part {part} has changed"
         except Exception as error:  # damaged bytes can raise almost anything
             why = str(error)
@@ -95,9 +87,8 @@ def _check_archive(path: str | Path):
         raise ValueError(f"{path} is damaged or cut short ({why}); use another checkpoint")
 
 # %% ../nbs/10_checkpoint.ipynb #dcbb262c
-_MASK = re.compile(
-    r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.bias"
-)  # the causal mask, which nanoGPT stores where attention is not fused
+# the causal mask, which nanoGPT stores where attention is not fused
+_MASK = re.compile(r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.bias")
 
 
 def model_from_checkpoint(checkpoint: dict) -> GPT:
@@ -236,17 +227,11 @@ def copy_to_cpu(value, copies: dict | None = None, buffers: dict | None = None) 
         the same, with tensors of its own in the CPU's memory"""
     copies, buffers = {} if copies is None else copies, buffers or {}
     if isinstance(value, torch.Tensor):
-        key = (
-            value.untyped_storage().data_ptr(),
-            value.storage_offset(),
-            value.shape,
-            value.stride(),
-            value.dtype,
-        )
+        place = value.untyped_storage().data_ptr(), value.storage_offset()
+        key = (*place, value.shape, value.stride(), value.dtype)
         if key not in copies:
-            copies[key] = (
-                buffers[key].copy_(value.detach()) if key in buffers else value.detach().to("cpu", copy=True)
-            )
+            new = value.detach()
+            copies[key] = buffers[key].copy_(new) if key in buffers else new.to("cpu", copy=True)
         return copies[key]
     if isinstance(value, dict):
         return {name: copy_to_cpu(part, copies, buffers) for name, part in value.items()}

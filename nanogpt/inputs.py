@@ -68,8 +68,7 @@ def warn_of_little_text(
     windows, block_size = sampler.count, sampler.block_size
     if windows < 8 * sampler.batch_size and windows < len(train) / block_size:
         warnings.warn(
-            f"there are only {windows} windows to learn from, one for each document; set aligned=False to begin "
-            "anywhere"
+            f"there are only {windows} windows to learn from, one for each document; aligned=False begins anywhere"
         )
     if len(val) < 1000:
         warnings.warn(
@@ -77,9 +76,8 @@ def warn_of_little_text(
         )
     if vocab_size > len(train) / 20:
         warnings.warn(
-            f"the vocabulary has {vocab_size:,} ids and the text {len(train):,} tokens, so most ids are hardly ever "
-            "seen; "
-            "use tokenizer='char', or 'bpe-N' with a smaller N"
+            f"the vocabulary has {vocab_size:,} ids and the text {len(train):,} tokens, so most ids are hardly "
+            "ever seen; use tokenizer='char', or 'bpe-N' with a smaller N"
         )
 
 # %% ../nbs/tools/inputs.ipynb #71906e79

@@ -46,7 +46,7 @@ class TrainConfig:
     document_masking: bool = False  # attention stays inside documents
 
     out_dir: str = "out"  # gets ckpt.pt, best.pt, metrics.jsonl, config.json and tokenizer.json
-    init_from: str = "scratch"  # scratch, resume (in out_dir), or weights to finetune: gpt2, hf:OWNER/NAME, a path
+    init_from: str = "scratch"  # scratch, resume, or weights to finetune: gpt2, hf:OWNER/NAME, a path
     resume: Literal["never", "auto"] = "never"  # auto: go on from out_dir's checkpoint where there is one
     overwrite: bool = False  # let a new run replace the one in out_dir
     keep: Count = 2  # checkpoints: the latest and those before it
@@ -62,35 +62,25 @@ class TrainConfig:
     warmup_iters: CountOrZero = 100  # the first iterations, in which the rate rises from 0
     lr_decay_iters: CountOrZero = 0  # the iteration at which min_lr is reached; 0: max_iters
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
-    decay_fraction: Annotated[float, Gt(0), Le(1)] = (
-        0.2  # of wsd: the last part of lr_decay_iters, in which the rate falls
-    )
+    decay_fraction: Annotated[float, Gt(0), Le(1)] = 0.2  # of wsd: the last part, in which the rate falls
     weight_decay: NonNegative = 0.1  # of matrices; biases and gains do not decay
     beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
     beta2: Fraction = 0.99  # decay of its mean of squared gradients
     grad_clip: NonNegative = 1.0  # the largest norm of the gradient; 0: no clipping
-    ema: Fraction = (
-        0.0  # decay of a running average of the weights, which is then evaluated and kept as best.pt; 0: none
-    )
+    ema: Fraction = 0.0  # decay of an average of the weights, which is evaluated and kept as best.pt; 0: none
 
     eval_interval: Count = 250  # iterations from one evaluation and checkpoint to the next
     eval_windows: CountOrZero = 0  # validation windows of an evaluation, always the same; 0: the whole split
-    reference: Literal["", "demo", "shakespeare-char-cpu", "shakespeare-char", "gpt2-124m"] = (
-        ""  # a recorded run to compare with
-    )
+    reference: Literal["", "demo", "shakespeare-char-cpu", "shakespeare-char", "gpt2-124m"] = ""  # a recorded run
 
     seed: Annotated[int, Ge(0), Lt(2**63)] = 1337  # of the first weights, dropout and the order of windows
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = (
-        "auto"  # of the matrix products; float64: of the weights too
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"  # of the products
     tf32: bool = True  # float32 products on NVIDIA's tensor cores, with 10 bits of fraction
     compile: bool | None = None  # torch.compile the model; None: on CUDA
     loss_chunk: CountOrZero = 0  # tokens whose logits are in memory at one time; 0: those of the whole batch
-    checkpoint_activations: bool = (
-        False  # compute activations again in the backward pass: a third slower, far less memory
-    )
-    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several ranks: each has the whole model, or a part of every weight
+    checkpoint_activations: bool = False  # compute activations again: a third slower, far less memory
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # each rank has the whole model, or a part of every weight
     timeout: Positive = 600.0  # seconds that a rank waits for the others before it gives up
 
     tensorboard: bool = False  # write out_dir/tensorboard too

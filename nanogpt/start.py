@@ -12,7 +12,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,20 +235,18 @@ def compiled(model: nn.Module, config: TrainConfig, autocast: torch.autocast) ->
 # %% ../nbs/tools/start.ipynb #e50a40e7
 def start_run(
     config: TrainConfig,
-    model: nn.Module
-    | None = None,
-    data: tuple[Any, Any]
-    | None = None,
-    optimizer: torch.optim.Optimizer | Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    model: nn.Module | None = None,
+    data: tuple[Any, Any] | None = None,
+    optimizer: Any = None,
 ) -> Run:
     """Build a run from its description, or from the latest checkpoint in out_dir when resuming. Every rank calls it.
 
     Seeds torch's global generator, for dropout. Raises ValueError, FileNotFoundError or MemoryError in one line,
     before anything in out_dir is touched.
     Args:
-        model: forward(idx, targets) -> (logits, loss); None: the GPT that the description says
-        data: training and validation: TokenDatasets or iterables of x and y, both (B, T)
-        optimizer: None: AdamW"""
+        model: forward(idx, targets) -> (logits, loss); None: our GPT
+        data: training and validation: TokenDatasets, or iterables of x and y
+        optimizer: of torch's kind, or a function that makes one of the model; None: AdamW"""
     (rank, ranks), device = rank_and_size(), pick_device(config.device)
     dtype = pick_dtype(device, config.dtype)
     if device.type == "cuda":
@@ -256,14 +254,9 @@ def start_run(
     sharded = config.strategy == "fsdp" and torch.distributed.is_initialized()
     check_ranks(config, ranks)
     if optimizer is not None and sharded:
-        raise ValueError(
-            "strategy='fsdp' does not go with an optimizer of your own in this version; set strategy='ddp'"
-        )
+        raise ValueError("strategy='fsdp' does not go with an optimizer of your own; set strategy='ddp'")
     if model is not None and config.init_from not in ("scratch", "resume"):
-        raise ValueError(
-            f"init_from={config.init_from!r} does not go with a model of your own; load its weights yourself"
-        )
-
+        raise ValueError(f"init_from={config.init_from!r} is for our GPT; load the weights of your model yourself")
     if model is not None and (config.loss_chunk or config.document_masking):
         raise ValueError("loss_chunk and document_masking are for our GPT; leave them out with a model of your own")
     if data is not None and config.auto_batch and not isinstance(data[0], TokenDataset):
@@ -278,9 +271,7 @@ def start_run(
 
     if model is None:
         if not isinstance(train_data, TokenDataset):
-            raise ValueError(
-                "batches of your own need a model of your own: pass model= too, or data in a TokenDataset"
-            )
+            raise ValueError("batches of your own need a model of your own: pass model= too, or a TokenDataset")
         model = build_model(config, train_data, tokenizer, checkpoint)
         config = replace(config, model=model.config)
         model.loss_chunk = config.loss_chunk
@@ -298,21 +289,15 @@ def start_run(
         model.to(device)
     if config.auto_batch:
         config = fit_batch_size(config, model, device, dtype, free)
-    if (
-        isinstance(model, GPT)
-        and free is not None
-        and (needed := memory_needed(config, model.config, dtype)) > 1.2 * free
-    ):
-        raise MemoryError(
-            f"this run needs about {needed / 1e9:,.1f} GB, and {device} has {free / 1e9:.1f} GB free for it; "
-            f"{LESS_MEMORY}"
-        )
+    needed = memory_needed(config, model.config, dtype) if isinstance(model, GPT) else 0
+    if free is not None and needed > 1.2 * free:
+        there = f"{device} has {free / 1e9:.1f} GB free for it"
+        raise MemoryError(f"this run needs about {needed / 1e9:,.1f} GB, and {there}; {LESS_MEMORY}")
 
     batches: Any = train_data
     if isinstance(train_data, TokenDataset):
-        epochs = config.sampling == "epochs"
-        block_size = config.model.block_size
-        batches = Sampler(train_data, config.batch_size, block_size, config.seed, epochs, config.aligned, rank, ranks)
+        options = config.seed, config.sampling == "epochs", config.aligned, rank, ranks
+        batches = Sampler(train_data, config.batch_size, config.model.block_size, *options)
         if isinstance(val_data, TokenDataset) and rank == 0:
             scratch = config.init_from in ("scratch", "resume")
             warn_of_little_text(train_data, val_data, batches, tokenizer.vocab_size if tokenizer and scratch else 0)
@@ -334,10 +319,8 @@ def start_run(
         group.setdefault("lr_scale", group["lr"] / config.learning_rate if config.learning_rate else 1.0)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     autocast = make_autocast(device, dtype)
-    if config.compile or config.compile is None and device.type == "cuda" and config.strategy == "ddp":
-        step_model = compiled(parallel, config, autocast)
-    else:
-        step_model = parallel
+    compiles = device.type == "cuda" and config.strategy == "ddp" if config.compile is None else config.compile
+    step_model = compiled(parallel, config, autocast) if compiles else parallel
     run = Run(
         config, model, step_model, optimizer, scaler, autocast, train_data, val_data, tokenizer,
         Prefetcher(batches, device), average,
@@ -348,13 +331,7 @@ def start_run(
 
 # %% ../nbs/tools/start.ipynb #e644b5ea
 PROGRESS = ("tokens", "waited", "seconds", "loss_sum", "norm_sum", "loss_count")
-BEST = (
-    "model_args",
-    "iter_num",
-    "best_val_loss",
-    "config",
-    "tokenizer",
-)  # and weights: what best.pt needs to be sampled from
+BEST = ("model_args", "iter_num", "best_val_loss", "config", "tokenizer")  # of best.pt, besides the weights
 
 
 def checkpoint_of(run: Run) -> dict:
@@ -395,9 +372,7 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
     if path and path.is_dir():
         load_sharded(path, checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
     elif is_sharded(run.model):
-        raise ValueError(
-            f"{path} is of a run with strategy='ddp'; go on with that, or {weights}"
-        )
+        raise ValueError(f"{path} is of a run with strategy='ddp'; go on with that, or {weights}")
     else:
         groups = run.optimizer.state_dict()["param_groups"]
         run.optimizer.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": groups})
@@ -425,15 +400,13 @@ def save_run(run: Run, writer: CheckpointWriter | None, better: bool):
         better: keep the weights as best.pt too"""
     checkpoint, out_dir, best = checkpoint_of(run), Path(run.config.out_dir), None
     if better:
-        best = {name: checkpoint[name] for name in BEST if name in checkpoint} | {
-            "model": full_state_dict(run.eval_model)
-        }
+        best = {name: checkpoint[name] for name in BEST if name in checkpoint}
+        best["model"] = full_state_dict(run.eval_model)
     if not is_sharded(run.model):
         return writer.save(checkpoint, best) if writer else None
     average = _named(checkpoint["average"])
-    save_sharded(
-        out_dir / "ckpt-new.dcp", run.model, run.optimizer, {**checkpoint, "average": bool(average)}, average
-    )
+    rest = {**checkpoint, "average": bool(average)}
+    save_sharded(out_dir / "ckpt-new.dcp", run.model, run.optimizer, rest, average)
     if writer:
         if best:
             save_checkpoint(out_dir / "best.pt", best)

@@ -130,16 +130,14 @@ def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Except
         needed = ""
         if run and isinstance(run.model, GPT):
             dtype = pick_dtype(run.device, config.dtype)
-            needed = (
-                f"; the run needs about {memory_needed(run.config, run.model.config, dtype) / 1e9:.1f} GB"
-            )
+            gigabytes = memory_needed(run.config, run.model.config, dtype) / 1e9
+            needed = f"; the run needs about {gigabytes:.1f} GB"
         return MemoryError(f"out of memory ({text}){needed}; {LESS_MEMORY}")
     lost = ("gloo" in text.lower(), "Timed out" in text, "onnection" in text)
     if rank_and_size()[1] > 1 and (isinstance(error, torch.distributed.DistError) or any(lost)):
         return ConnectionError(
             f"rank {rank_and_size()[0]}: another rank died, or did not answer for {config.timeout:g} s "
-            f"({text[:200]}); "
-            f"start again with resume='auto': the last checkpoint is in {config.out_dir}"
+            f"({text[:200]}); start again with resume='auto': the last checkpoint is in {config.out_dir}"
         )
     return error
 
@@ -147,86 +145,71 @@ def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Except
 def train(
     config: TrainConfig,
     *,
-    model: nn.Module
-    | None = None,
-    data: tuple[Any, Any]
-    | None = None,
-    optimizer: torch.optim.Optimizer
-    | Callable[[nn.Module], torch.optim.Optimizer]
-    | None = None,
+    model: nn.Module | None = None,
+    data: tuple[Any, Any] | None = None,
+    optimizer: Any = None,
     on_step: Callable[[Run], Any] | None = None,
-    on_eval: Callable[[Run], dict | None]
-    | None = None,
-    logs: Sequence[
-        Callable[[dict], Any]
-    ] = (),
+    on_eval: Callable[[Run], dict | None] | None = None,
+    logs: Sequence[Callable[[dict], Any]] = (),
     progress: bool = True,
 ) -> TrainResult:
     """Train until `max_iters`, evaluating and saving every `eval_interval` iterations.
 
+    Batches are x and y, int64 (B, T), with y < 0 where there is nothing to predict. Iterables begin again when they
+    are through. `run.eval_model` is what `on_eval` should look at: with `ema` it is the average of the weights.
     Ctrl-C and SIGTERM save and return. Under `torchrun` every rank calls it. Raises ValueError, OSError, MemoryError
     or ConnectionError in one line; the last checkpoint stays.
     Args:
-        model: forward(idx, targets) -> (logits, loss); None: the GPT that the description says
-        data: training and validation: TokenDatasets or iterables of x and y, both (B, T)
-        optimizer: None: AdamW
+        model: forward(idx, targets) -> (logits, loss); None: our GPT
+        data: training and validation: TokenDatasets, or iterables of x and y
+        optimizer: of torch's kind, or a function that makes one of the model; None: AdamW
         on_step: called on every rank after every step
-        on_eval: called on every rank at every evaluation; adds to the row
-        logs: each is called with every row, and closed at the end: LivePlot(), …
+        on_eval: likewise at every evaluation; adds to the row
+        logs: each is called with every row, and closed at the end
         progress: show a progress bar and a line for each evaluation"""
     device, run, stop = pick_device(config.device), None, ""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(fast_float32(config.tf32))
-        signals = stack.enter_context(
-            ExitStack()
-        )  # end after the group, so that torchrun's signal cuts no message off
+        signals = stack.enter_context(ExitStack())  # ends after the group: torchrun's signal cuts no message off
         stack.enter_context(process_group(device, config.timeout))
         try:
-            run = start_run(
-                config, model, data, optimizer
-            )  # preparing data may take long: Ctrl-C ends it at once
+            run = start_run(config, model, data, optimizer)  # may take long: Ctrl-C ends it at once
             first, out_dir, best_at = rank_and_size()[0] == 0, Path(run.config.out_dir), run.iter_num
+            show = first and progress
             logs = [*logs, *open_logs(run)] if first else []
             for log in logs:
                 stack.callback(getattr(log, "close", bool))
             rows = begin(run)
-            if first and progress:
+            if show:
                 print(describe(run))
             asked, began = signals.enter_context(stop_on_signals()), time.monotonic()
             writer = stack.enter_context(CheckpointWriter(out_dir, run.config.keep)) if first else None
-            slow = 0.1 if sys.stderr.isatty() else 5
-            bar = stack.enter_context(tqdm(
-                total=config.max_iters, initial=run.iter_num, disable=not (first and progress), unit="it",
-                smoothing=0.05, mininterval=slow,
-            ))  # fmt: skip
+            bar = tqdm(total=config.max_iters, initial=run.iter_num, unit="it", smoothing=0.05, disable=not show)
+            bar.mininterval = 0.1 if sys.stderr.isatty() else 5
+            stack.enter_context(bar)
             while True:
                 due = run.iter_num % config.eval_interval == 0 or run.iter_num >= config.max_iters
-                if due and (
-                    not rows or rows[-1]["iter"] < run.iter_num
-                ):  # a resumed run may have its row already
+                if due and (not rows or rows[-1]["iter"] < run.iter_num):  # a resumed run may have its row
                     row = evaluate_run(run, on_eval)
                     if not math.isfinite(row["val_loss"]):
                         raise run.diverged(f"validation loss is {row['val_loss']}")
                     run.loss_sum, run.norm_sum, run.loss_count = 0.0, 0.0, 0
-                    better = row["val_loss"] < run.best_val_loss
-                    run.best_val_loss, run.waited = (
-                        (row["val_loss"], 0) if better else (run.best_val_loss, run.waited + 1)
-                    )
+                    better, run.waited = row["val_loss"] < run.best_val_loss, run.waited + 1
+                    if better:
+                        run.best_val_loss, run.waited, best_at = row["val_loss"], 0, run.iter_num
                     rows.append(row)
                     if first:  # metrics, then best.pt, then the run: a crash in between loses nothing
                         write_metrics(out_dir, rows)
                     save_run(run, writer, better)
                     for log in logs:
                         log(row)
-                    if first and progress:
+                    if show:
                         bar.write(format_row(row))
-                    best_at = run.iter_num if better else best_at
                     if run.waited == 3 and first:
                         warnings.warn(
-                            f"the validation loss has not fallen since iteration {best_at}: best.pt has the "
-                            "weights of then; "
-                            "use more text, a smaller model, dropout, or patience=3 to stop by itself"
+                            f"the validation loss has not fallen since iteration {best_at}: best.pt has the weights "
+                            "of then; use more text, a smaller model, dropout, or patience=3 to stop by itself"
                         )
                 patient = not config.patience or run.waited < config.patience
                 ended = "max_iters" if run.iter_num >= config.max_iters else stop if patient else "patience"
@@ -245,10 +228,8 @@ def train(
             if not rows or rows[-1]["iter"] < run.iter_num:
                 save_run(run, writer, False)
             if ended == stop and first:
-                print(
-                    f"stopped by {stop} at iteration {run.iter_num}, all saved in {out_dir}; go on with "
-                    "resume='auto'"
-                )
+                where = f"at iteration {run.iter_num}, all saved in {out_dir}"
+                print(f"stopped by {stop} {where}; go on with resume='auto' (--resume auto)")
         except RuntimeError as error:
             raise explain(error, config, run) from error
     floor = run.val_data.meta.get("floor") if isinstance(run.val_data, TokenDataset) else None
