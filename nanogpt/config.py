@@ -213,10 +213,13 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_yaml(text: str) -> Any:
     import yaml  # here, since it takes a moment
 
-    node = yaml.compose(text, yaml.SafeLoader)
-    if isinstance(node, yaml.MappingNode):
-        _without_twins([(name.value, value) for name, value in node.value])
-    return yaml.safe_load(text)
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            _without_twins([(name.value, value) for name, value in node.value])
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -225,8 +228,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises FileNotFoundError, or ValueError that names the file.
     Args:
         path: .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`"""
-    import yaml  # here, since it takes a moment
-
     path = Path(path)
     readers = {
         ".toml": tomllib.loads,
@@ -247,7 +248,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}, line {error.lineno or 1}: {error.msg}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{path} is nested too deeply; write one name and one value for each setting") from None
-    except (ValueError, yaml.YAMLError) as error:  # TOML, JSON and YAML name the line
+    except ValueError as error:  # TOML, JSON and YAML name the line
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):
         raise ValueError(f"{path} holds a {type(values).__name__}; write a table of names and values")
