@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -33,11 +34,16 @@ TINY = TrainConfig(
 )
 
 
+def prepare_tales(folder: Path):
+    "A few tales as ids."
+    corpus = tales(count=60)
+    prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), folder, val_fraction=0.2)
+
+
 @pytest.fixture
 def tiny(tmp_path) -> TrainConfig:
     "A run of seconds on a few tales, in a folder of its own."
-    corpus = tales(count=60)
-    prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), tmp_path / "data", val_fraction=0.2)
+    prepare_tales(tmp_path / "data")
     return replace(TINY, data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "out"))
 
 

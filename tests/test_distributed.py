@@ -16,17 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, replace
+from conftest import TINY, prepare_tales, replace
 
 from nanogpt.checkpoint import load_checkpoint, model_from_checkpoint
-from nanogpt.corpus import tales
 from nanogpt.data import TokenDataset, all_batches
-from nanogpt.prepare import prepare
 from nanogpt.recipe import TrainConfig
 from nanogpt.sharded import latest_checkpoint
 from nanogpt.start import Run
 from nanogpt.step import evaluate
-from nanogpt.tokenizer import CharTokenizer
 from nanogpt.train import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun and signals are POSIX")
@@ -153,8 +150,8 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> TrainConfig:
     "50 steps of 8 windows in micro-batches of 2, in a folder that all tests share."
-    folder, corpus = tmp_path_factory.mktemp("ranks"), tales(count=60)
-    prepare(corpus, CharTokenizer.from_text(corpus.documents(), corpus.end), folder / "data", val_fraction=0.2)
+    folder = tmp_path_factory.mktemp("ranks")
+    prepare_tales(folder / "data")
     return TrainConfig(
         dataclasses.replace(TINY.model, dropout=0.0),
         batch_size=2,
