@@ -9,9 +9,9 @@ __all__ = ['Count', 'CountOrZero', 'Positive', 'NonNegative', 'Fraction', 'LIMIT
 # %% ../nbs/tools/config.ipynb #ee2bbb69
 import ast
 import json
-import math
 import operator
 import re
+import reprlib
 import tomllib
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +22,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt
 
 # %% ../nbs/tools/config.ipynb #b7fe5fd6
-Count = Annotated[int, Ge(1)]
-CountOrZero = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0), Lt(math.inf)]
-NonNegative = Annotated[float, Ge(0), Lt(math.inf)]
+Count = Annotated[int, Ge(1), Lt(2**31)]
+CountOrZero = Annotated[int, Ge(0), Lt(2**31)]
+Positive = Annotated[float, Gt(0), Le(1e308)]
+NonNegative = Annotated[float, Ge(0), Le(1e308)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 LIMITS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
 
@@ -44,14 +44,14 @@ def problem(value: Any, hint: Any) -> str:
     if kind is Annotated:
         if wrong := problem(value, options[0]):
             return wrong
-        limits = [(limit, *LIMITS[type(limit)]) for limit in options[1:]]
-        fits = all(getattr(operator, name)(value, getattr(limit, name)) for limit, name, _ in limits)
-        return (
-            ""
-            if fits
-            else "must be " + " and ".join(f"{words} {getattr(limit, name)}" for limit, name, words in limits)
-        )
-    fits = isinstance(value, (int, float) if hint is float else hint) and isinstance(value, bool) <= (hint is bool)
+        limits = [(getattr(limit, LIMITS[type(limit)][0]), *LIMITS[type(limit)]) for limit in options[1:]]
+        fits = [getattr(operator, name)(value, bound) for bound, name, _ in limits]
+        shown = [f"{words} {bound}" for fit, (bound, _, words) in zip(fits, limits) if bound < 2**31 or not fit]
+        return "" if all(fits) else "must be " + " and ".join(shown)
+    if kind is dict and isinstance(value, dict):
+        return next(filter(None, (problem(part, options[1]) for part in value.values())), "")
+    types = (int, float) if hint is float else kind or hint
+    fits = isinstance(value, types) and isinstance(value, bool) <= (hint is bool)
     return "" if fits else f"must be of type {hint.__name__}"
 
 
@@ -59,7 +59,7 @@ def check_fields(config: Any):
     "Raise ValueError that names the first field of a dataclass whose value does not fit its type."
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         if wrong := problem(getattr(config, name), hint):
-            raise ValueError(f"{name} {wrong}, got {getattr(config, name)!r}")
+            raise ValueError(f"{name} {wrong}, got {reprlib.repr(getattr(config, name))}")
 
 # %% ../nbs/tools/config.ipynb #ad5d863a
 @dataclass
@@ -68,7 +68,7 @@ class GPTConfig:
 
     block_size: Count = 1024  # T, the longest sequence, in tokens
     vocab_size: CountOrZero = 50257  # V, ids; 0 in a run: as many as the tokenizer has
-    n_layer: Count = 12  # blocks
+    n_layer: Annotated[int, Ge(1), Le(1000)] = 12  # blocks
     n_head: Count = 12  # H, heads of queries in each block
     n_embd: Count = 768  # C, the width of the residual stream
     dropout: Fraction = 0.0  # probability, while training
@@ -83,7 +83,7 @@ class GPTConfig:
     n_inner: Count | None = None  # width inside the MLP; None: 4 C, for swiglu, which has a third matrix, 8/3 C
     positions: Literal["learned", "rotary"] = "learned"  # a table of block_size rows, or rotations (Su et al. 2021)
     rope_theta: Positive = 10_000.0  # base of rotary positions: larger turns more slowly, for longer contexts
-    rope_scaling: dict | None = None  # arguments of `scale_frequencies`, for a context stretched as Llama 3.1's
+    rope_scaling: dict[str, Positive] | None = None  # arguments of `scale_frequencies`, as of Llama 3.1
     n_kv_head: Count | None = None  # heads of keys and values; None: n_head; fewer: grouped-query attention
     head_dim: Count | None = None  # D; None: n_embd / n_head
     qk_norm: bool = False  # RMSNorm on queries and keys, head by head

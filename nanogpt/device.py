@@ -6,11 +6,12 @@
 __all__ = ['pick_device', 'pick_dtype', 'make_autocast', 'fast_float32', 'is_out_of_memory']
 
 # %% ../nbs/tools/device.ipynb #c193880d
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from .ranks import launched
 
 # %% ../nbs/tools/device.ipynb #2b366d05
 def pick_device(device: str = "auto") -> torch.device:
@@ -20,10 +21,10 @@ def pick_device(device: str = "auto") -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{launched()[2]}"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         gpus = torch.cuda.device_count()
         why = f"this machine has {gpus} GPUs" if gpus else str(error).splitlines()[0]
         raise ValueError(
@@ -39,6 +40,8 @@ def pick_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' does not exist on MPS; set device='cpu'")
     if dtype != "auto":
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"there is no dtype {dtype!r}; try float32, bfloat16, float16 or float64")
         return getattr(torch, dtype)
     if device.type != "cuda":
         return torch.float32

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'DEFAULTS', 'PARTS', 'ACCEPTED', 'GPT2_TRANSPOSED', 'LLAMA_NAMES', 'config_from_huggingface',
-           'config_to_huggingface', 'Piece', 'huggingface_layout', 'check_fit', 'read_json', 'write_json',
-           'tokenizer_to_huggingface', 'tokenizer_from_huggingface']
+           'config_to_huggingface', 'Piece', 'huggingface_layout', 'check_fit', 'tokenizer_to_huggingface',
+           'tokenizer_from_huggingface']
 
 # %% ../nbs/tools/layouts.ipynb #5bebe800
 import json
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .config import GPTConfig
-from .files import atomic_write
+from .files import read_json, write_json
 from .model import GPT
 from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
 from .vocab import TiktokenTokenizer, bpe_from_gpt2_files, to_huggingface
@@ -229,23 +229,6 @@ def check_fit(folder: Path, found: dict[str, Tensor], layout: dict[str, list[Pie
     if tied and head is not None and not torch.equal(head, found[embedding]):
         differ = f"lm_head.weight differs from {embedding}; set it to false if the output layer is right"
         raise ValueError(f"tie_word_embeddings is true in {folder / 'config.json'}, but {differ}")
-
-# %% ../nbs/tools/layouts.ipynb #112dd843
-def read_json(
-    path: Path,
-) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def write_json(
-    path: Path,
-    content: dict,
-):
-    with atomic_write(path) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
 
 # %% ../nbs/tools/layouts.ipynb #6a4f91f1
 def _as_bpe(tokenizer: Tokenizer) -> BPETokenizer:

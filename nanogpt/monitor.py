@@ -59,11 +59,9 @@ class WandbLog:
             import wandb
         except ImportError:
             raise ImportError("logging to Weights & Biases needs wandb; run `pip install 'nanogpt[log]'`") from None
-        id_file = Path(out_dir) / "wandb_id.txt"
-        if start == 0 or not id_file.exists():
-            id_file.parent.mkdir(parents=True, exist_ok=True)
-            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
-        run_id = id_file.read_text(encoding="utf-8").strip()
+        self.id_file, run_id = Path(out_dir) / "wandb_id.txt", secrets.token_hex(4)
+        if start and self.id_file.exists():
+            run_id = self.id_file.read_text(encoding="utf-8").strip()
         try:
             self.run = wandb.init(
                 project=project, name=name or None, config=config, dir=out_dir, id=run_id, resume="allow"
@@ -75,6 +73,7 @@ class WandbLog:
             ) from None
 
     def __call__(self, row: dict):
+        self.id_file.write_text(self.run.id, encoding="utf-8")
         self.run.log(_numbers(row, "iter"), step=row["iter"])
 
     def close(self):

@@ -9,11 +9,9 @@ __all__ = ['LONG', 'SERIAL', 'split_of', 'split_documents', 'pieces', 'prepare',
 import hashlib
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,8 +21,8 @@ from tqdm import tqdm
 
 from .bpe import in_processes
 from .corpus import Corpus
-from .data import COUNTS, FORMAT, SPLITS, _load_meta, dtype_for, read_meta
-from .files import atomic_write, sha256_of
+from .data import COUNTS, Meta, SPLITS, dtype_for, read_meta
+from .files import atomic_write, own_folder, read_json, sha256_of, write_json
 from .tokenizer import Tokenizer
 from .vocab import load_tokenizer
 
@@ -149,19 +147,14 @@ class _ShardWriter:
         self.info["shards"].append({"file": name, **self.counts, "sha256": digest})
         for count in COUNTS:
             self.info[count] += self.counts[count]
-        _write_meta(self.out_dir, self.meta)
+        write_json(self.out_dir / "meta.json", self.meta)
         self.ids, self.counts = bytearray(), dict.fromkeys(COUNTS, 0)
-
-# %% ../nbs/tools/prepare.ipynb #10f24b62
-def _write_meta(out_dir: Path, meta: dict):
-    with atomic_write(out_dir / "meta.json") as file:
-        json.dump(meta, file, indent=1)
 
 # %% ../nbs/tools/prepare.ipynb #0c86c024
 def _resume(out_dir: Path, new: dict, overwrite: bool) -> dict:
     "The manifest to go on with: the one in out_dir where it says the same as the new one, else the new one."
     path = out_dir / "meta.json"
-    old = _load_meta(path) if path.exists() else {}
+    old = read_json(path, Meta) if path.exists() else {}
     differ = [name for name in new if name not in ("complete", "splits") and old.get(name) != new[name]]
     if old and not differ:
         return _keep_whole(out_dir, old)
@@ -172,7 +165,7 @@ def _resume(out_dir: Path, new: dict, overwrite: bool) -> dict:
     for split in SPLITS if old else ():
         for shard in out_dir.glob(f"{split}-[0-9]*.bin"):
             shard.unlink()
-    _write_meta(out_dir, new)
+    write_json(path, new)
     return new
 
 # %% ../nbs/tools/prepare.ipynb #1a03666c
@@ -193,23 +186,6 @@ def _keep_whole(out_dir: Path, meta: dict) -> dict:
         for count in COUNTS:
             info[count] = sum(shard[count] for shard in whole)
     return meta
-
-# %% ../nbs/tools/prepare.ipynb #3cd29dbd
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    "One preparation at a time in a folder: a second one waits. (Windows has no such lock.)"
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # the system lifts it when this process ends
-        yield
-    finally:
-        os.close(handle)
 
 # %% ../nbs/tools/prepare.ipynb #1ea6c9a3
 def prepare(
@@ -243,20 +219,20 @@ def prepare(
             raise ValueError(f"{name} must be at least 1, got {value}")
     out_dir = Path(out_dir)
     meta = {
-        "format": FORMAT, "corpus": corpus.name, "source": corpus.source, "floor": corpus.floor,
+        "format": 2, "corpus": corpus.name, "source": corpus.source, "floor": corpus.floor,
         "val_fraction": val_fraction, "shard_tokens": shard_tokens,
         "dtype": dtype_for(tokenizer.vocab_size).name, "vocab_size": tokenizer.vocab_size,
         "eot": tokenizer.eot, "tokenizer": tokenizer.fingerprint, "complete": False,
         "splits": {split: {**dict.fromkeys(COUNTS, 0), "shards": []} for split in SPLITS},
     }  # fmt: skip
-    with _locked(out_dir):
+    with own_folder(out_dir, "data", (out_dir / "meta.json").exists(), wait=-1):
         meta = _resume(out_dir, json.loads(json.dumps(meta)), overwrite)
         if not meta["complete"] or not (out_dir / "tokenizer.json").exists():
             tokenizer.save(out_dir / "tokenizer.json")
         if not meta["complete"]:
             _write_shards(out_dir, corpus, tokenizer, meta, workers, progress)
             meta["complete"] = True
-            _write_meta(out_dir, meta)
+            write_json(out_dir / "meta.json", meta)
     tokens = meta["splits"]["val"]["tokens"]
     if tokens < 1000:
         problem = f"validation has only {tokens:,} tokens, too few to measure a loss"

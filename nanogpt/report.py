@@ -4,20 +4,26 @@
 
 # %% auto #0
 __all__ = ['REFERENCES', 'Reference', 'reference_of', 'tokens_per_character', 'validation_batches', 'evaluate_run',
-           'read_metrics', 'write_metrics', 'describe', 'format_row']
+           'Row', 'read_metrics', 'write_metrics', 'describe', 'format_row', 'SafeStream', 'harmless']
 
 # %% ../nbs/tools/report.ipynb #d0f59a47
+import io
 import json
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
+from .config import CountOrZero
 from .data import TokenDataset, all_batches
-from .files import atomic_write
+from .files import atomic_write, checked
 from .ranks import rank_and_size
 from .recipe import PRESETS, TrainConfig
 from .start import Run
@@ -125,17 +131,23 @@ def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) 
     return row | more
 
 # %% ../nbs/tools/report.ipynb #42e01e1d
+class Row(TypedDict):
+    "What every row of metrics.jsonl has; what else it has may be anything."
+
+    iter: CountOrZero
+    val_loss: float
+
+
 def read_metrics(path: str | Path) -> list[dict]:
-    """The rows of a run's metrics file. A last line that was cut short by a crash is left out.
+    """The rows of a run's metrics file. A last line without end, of a crash, is left out. Raises ValueError.
     Args:
         path: a metrics.jsonl, or the folder of a run"""
-    path, rows = Path(path), []
-    for line in (path / "metrics.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    path = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    try:
+        return checked([json.loads(line) for line in lines], list[Row], path)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or of another kind ({error})") from None
 
 
 def write_metrics(
@@ -158,14 +170,13 @@ def describe(
             if value != getattr(theirs, name) and name not in ("model", "vocab_size"):
                 changed.append(f"{name}={value!r}")
     weight = next(run.model.parameters())
-    dtype = run.autocast.fast_dtype if run.autocast._enabled else weight.dtype
     params = sum(p.numel() for p in run.model.parameters())
     tokens = (
         f"{len(run.train_data):,} training tokens" if isinstance(run.train_data, TokenDataset) else "data of your own"
     )
     lines = [
         textwrap.fill(", ".join(changed), 150, initial_indent="run: ", subsequent_indent="     "),
-        f"{params:,} parameters on {weight.device} in {str(dtype).removeprefix('torch.')}; {tokens}",
+        f"{params:,} parameters on {weight.device} in {str(run.dtype).removeprefix('torch.')}; {tokens}",
         f"tokens per iteration: {config.batch_size} windows × {config.model.block_size} context × "
         f"{config.gradient_accumulation_steps // ranks} accumulation × {ranks} rank{'s' * (ranks > 1)} "
         f"= {config.tokens_per_iter:,}",
@@ -193,3 +204,40 @@ def format_row(row: dict) -> str:
         if name in row:
             parts.append(f"{name.replace('_', '-')} {row[name]:.0%}")
     return "   ".join(parts)
+
+# %% ../nbs/tools/report.ipynb #b6b59641
+class SafeStream:
+    "A text stream whose failures end nothing."
+
+    def __init__(self, stream: Any):
+        """
+        Args:
+            stream: None, as `sys.stdout` may be: nothing is shown"""
+        self.stream = stream or io.StringIO()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError as error:
+            self.stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
+        except (OSError, ValueError):  # closed, full, or nobody reads it
+            pass
+        return len(text)
+
+    def flush(self):
+        with suppress(OSError, ValueError):
+            self.stream.flush()
+
+
+@contextmanager
+def harmless(
+    what: str,
+) -> Iterator[None]:
+    "Inside the block an error becomes a warning."
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} failed ({type(error).__name__}: {error}); the run goes on without it")

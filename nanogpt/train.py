@@ -7,7 +7,6 @@ loss is normal."""
 __all__ = ['EXIT_CODES', 'TrainResult', 'stop_on_signals', 'open_logs', 'begin', 'explain', 'train']
 
 # %% ../nbs/12_run.ipynb #897f4968
-import json
 import math
 import re
 import signal
@@ -16,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,26 @@ from tqdm import tqdm
 from .budget import LESS_MEMORY
 from .checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
 from .data import TokenDataset
-from .device import fast_float32, is_out_of_memory, pick_device, pick_dtype
-from .files import atomic_write
+from .device import fast_float32, is_out_of_memory, pick_device
+from .files import own_folder, write_json
 from .model import GPT
 from .monitor import TensorBoardLog, WandbLog
 from .ranks import gather, process_group, rank_and_size
 from .recipe import TrainConfig
-from .report import describe, evaluate_run, format_row, read_metrics, write_metrics
+from .report import (
+    SafeStream,
+    describe,
+    evaluate_run,
+    format_row,
+    harmless,
+    read_metrics,
+    write_metrics,
+)
 from .start import Run, memory_needed, save_run, start_run
 from .tokenizer import Tokenizer
 
 # %% ../nbs/12_run.ipynb #ba2bdd20
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 and the signal's number, as shells have it
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 and the signal's number, as shells have it
 
 
 @dataclass
@@ -52,35 +59,37 @@ class TrainResult:
     out_dir: Path
     best_val_loss: float  # nats a token
     floor: float | None  # nats a character, where the corpus knows it
-    stopped: str  # why it ended: "max_iters", "patience", "max_seconds", "SIGINT" or "SIGTERM"
+    stopped: str  # why it ended: "max_iters", "patience", "max_seconds", or a signal such as "SIGINT"
 
     @property
     def exit_code(self) -> int:
-        "For the process: 0, or 130 after Ctrl-C and 143 after SIGTERM, from where resume='auto' goes on."
+        "For the process: 0, or what EXIT_CODES has for the signal that stopped it; resume='auto' goes on from there."
         return EXIT_CODES.get(self.stopped, 0)
 
 # %% ../nbs/12_run.ipynb #5cfa06ea
 @contextmanager
 def stop_on_signals() -> Iterator[list[str]]:
-    "Inside the block Ctrl-C and SIGTERM only add their names to the list; the second one acts as ever."
+    "Inside the block these signals only add their names to the list; the second one acts as ever."
     asked = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    previous = {name: signal.getsignal(getattr(signal, name)) for name in EXIT_CODES}
+    numbers = [getattr(signal, name) for name in EXIT_CODES if hasattr(signal, name)]  # Windows has no SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def handler(number, _):
         asked.append(signal.Signals(number).name)
         if rank_and_size()[1] == 1:  # torchrun passes on what the terminal has sent already
-            signal.signal(number, previous[asked[-1]])
+            signal.signal(number, before[number])
 
-    for name in EXIT_CODES:
-        signal.signal(getattr(signal, name), handler)
+    for number in numbers:
+        if before[number] != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, handler)
     try:
         yield asked
     finally:
-        for name, former in previous.items():
-            signal.signal(getattr(signal, name), former)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 # %% ../nbs/12_run.ipynb #d4d08055
 def open_logs(
@@ -92,32 +101,33 @@ def open_logs(
         name = config.run_name or config.out_dir
         logs.append(WandbLog(config.out_dir, config.wandb_project, name, asdict(config), run.iter_num))
     if config.tensorboard:
-        if not run.resumed:
-            remove_checkpoint(Path(config.out_dir) / "tensorboard")
         logs.append(TensorBoardLog(config.out_dir, run.iter_num))
     return logs
 
 # %% ../nbs/12_run.ipynb #fcf67217
-def begin(run: Run) -> list[dict]:
-    """Write what describes the run beside its results, and clear away what belongs to a run that is replaced.
+def begin(run: Run, writer: CheckpointWriter | None) -> list[dict]:
+    """Write what describes the run beside its results. Every rank calls it, once there is something to save.
+
+    What belongs to a run that is replaced goes when the first checkpoint of the new one is on disk, and not before.
+    Args:
+        writer: rank 0's; None on the others
     Returns:
         the rows of metrics so far"""
     out_dir, rows = Path(run.config.out_dir), []
-    if rank_and_size()[0] == 0:
+    if not run.resumed and gather(find_checkpoints(out_dir))[0]:
+        save_run(run, writer, False)
+    if writer:
+        writer.wait()
         if run.resumed and (out_dir / "metrics.jsonl").exists():
             rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
         if not run.resumed:
-            for path in [
-                *find_checkpoints(out_dir),
-                *(out_dir / name for name in ("best.pt", "metrics.jsonl", "samples")),
-            ]:
+            old = [*find_checkpoints(out_dir)[1:], *(out_dir / name for name in ("best.pt", "metrics.jsonl"))]
+            old += [path for path in out_dir.glob("samples/[0-9]*.txt") if path.stem.strip("0")]  # all but 0000000
+            for path in old + ([] if run.tokenizer else [out_dir / "tokenizer.json"]):
                 remove_checkpoint(path)
-            if not run.tokenizer:
-                (out_dir / "tokenizer.json").unlink(missing_ok=True)
         if run.tokenizer:
             run.tokenizer.save(out_dir / "tokenizer.json")
-        with atomic_write(out_dir / "config.json") as file:
-            json.dump(asdict(run.config), file, indent=1)
+        write_json(out_dir / "config.json", asdict(run.config))
     return gather(rows)[0]  # rank 0's: all must agree on what is due
 
 # %% ../nbs/12_run.ipynb #ef3f930c
@@ -129,12 +139,11 @@ def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Except
     if is_out_of_memory(error):
         needed = ""
         if run and isinstance(run.model, GPT):
-            dtype = pick_dtype(run.device, config.dtype)
-            gigabytes = memory_needed(run.config, run.model.config, dtype) / 1e9
+            gigabytes = memory_needed(run.config, run.model.config, run.dtype) / 1e9
             needed = f"; the run needs about {gigabytes:.1f} GB"
         return MemoryError(f"out of memory ({text}){needed}; {LESS_MEMORY}")
-    lost = ("gloo" in text.lower(), "Timed out" in text, "onnection" in text)
-    if rank_and_size()[1] > 1 and (isinstance(error, torch.distributed.DistError) or any(lost)):
+    lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that found it out
+    if rank_and_size()[1] > 1 and lost:
         return ConnectionError(
             f"rank {rank_and_size()[0]}: another rank died, or did not answer for {config.timeout:g} s "
             f"({text[:200]}); start again with resume='auto': the last checkpoint is in {config.out_dir}"
@@ -157,8 +166,8 @@ def train(
 
     Batches are x and y, int64 (B, T), with y < 0 where there is nothing to predict. Iterables begin again when they
     are through. `run.eval_model` is what `on_eval` should look at: with `ema` it is the average of the weights.
-    Ctrl-C and SIGTERM save and return. Under `torchrun` every rank calls it. Raises ValueError, OSError, MemoryError
-    or ConnectionError in one line; the last checkpoint stays.
+    Ctrl-C, SIGTERM and SIGHUP save and return. Under a launcher every rank calls it. Raises ValueError, OSError,
+    MemoryError or ConnectionError in one line; the last checkpoint stays.
     Args:
         model: forward(idx, targets) -> (logits, loss); None: our GPT
         data: training and validation: TokenDatasets, or iterables of x and y
@@ -171,20 +180,25 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(fast_float32(config.tf32))
+        stack.enter_context(redirect_stdout(SafeStream(sys.stdout)))
+        stack.enter_context(redirect_stderr(SafeStream(sys.stderr)))
         signals = stack.enter_context(ExitStack())  # ends after the group: torchrun's signal cuts no message off
         stack.enter_context(process_group(device, config.timeout))
         try:
+            first, out_dir = rank_and_size()[0] == 0, Path(config.out_dir)
+            if first:
+                stack.enter_context(own_folder(out_dir, "run", bool(find_checkpoints(out_dir))))
             run = start_run(config, model, data, optimizer)  # may take long: Ctrl-C ends it at once
-            first, out_dir, best_at = rank_and_size()[0] == 0, Path(run.config.out_dir), run.iter_num
-            show = first and progress
+            show, best_at = first and progress, run.iter_num
             logs = [*logs, *open_logs(run)] if first else []
             for log in logs:
+                stack.push(harmless("closing a log"))
                 stack.callback(getattr(log, "close", bool))
-            rows = begin(run)
             if show:
                 print(describe(run))
             asked, began = signals.enter_context(stop_on_signals()), time.monotonic()
             writer = stack.enter_context(CheckpointWriter(out_dir, run.config.keep)) if first else None
+            rows = begin(run, writer) if run.resumed else []
             bar = tqdm(total=config.max_iters, initial=run.iter_num, unit="it", smoothing=0.05, disable=not show)
             bar.mininterval = 0.1 if sys.stderr.isatty() else 5
             stack.enter_context(bar)
@@ -198,12 +212,15 @@ def train(
                     better, run.waited = row["val_loss"] < run.best_val_loss, run.waited + 1
                     if better:
                         run.best_val_loss, run.waited, best_at = row["val_loss"], 0, run.iter_num
+                    if not rows:
+                        begin(run, writer)
                     rows.append(row)
                     if first:  # metrics, then best.pt, then the run: a crash in between loses nothing
                         write_metrics(out_dir, rows)
                     save_run(run, writer, better)
                     for log in logs:
-                        log(row)
+                        with harmless("a log"):
+                            log(row)
                     if show:
                         bar.write(format_row(row))
                     if run.waited == 3 and first:

@@ -120,7 +120,7 @@ def test_other_files_are_named(tmp_path, checkpoint):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "absent.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="is not a checkpoint"):
+    with pytest.raises(ValueError, match="is damaged or of another kind"):
         load_checkpoint(tmp_path / "list.pt")
     checkpoint["model_args"]["n_embd"] = 32
     with pytest.raises(ValueError, match="do not fit its model_args.*wte") as caught:

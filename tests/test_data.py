@@ -213,7 +213,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
             prepare(corpus, tokenizer, tmp_path / "full", shard_tokens=10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not is_prepared(tmp_path / "full") and not list(tmp_path.glob("full/.*"))
+    assert not is_prepared(tmp_path / "full") and not list(tmp_path.glob("full/.*.tmp"))
     prepare(corpus, tokenizer, tmp_path / "full", shard_tokens=10_000)
     assert same_files(tmp_path / "whole", tmp_path / "full")
 
@@ -232,7 +232,7 @@ def test_other_data_is_not_replaced_unasked(tmp_path):
     assert verify(tmp_path) == []
     meta = prepare(tales(150), get_tokenizer("char", tales(150).documents(), "\n"), tmp_path, overwrite=True)
     names = {shard["file"] for split in meta["splits"].values() for shard in split["shards"]}
-    assert {path.name for path in tmp_path.iterdir()} == names | {"meta.json", "tokenizer.json"} and verify(
+    assert {path.name for path in tmp_path.iterdir()} == names | {".nanogpt-data", "meta.json", "tokenizer.json"} and verify(
         tmp_path
     ) == []
 
@@ -324,7 +324,7 @@ def test_damage_is_found(tmp_path):
     path.write_bytes(good)
     manifest.write_text(json.dumps(meta | {"vocab_size": 100}), encoding="utf-8")
     assert any("holds id 256, but the vocabulary has 100 ids" in line for line in verify(tmp_path))
-    for change, message in (({"format": 1}, "has format 1"), ({"complete": False}, "was cut short")):
+    for change, message in (({"format": 1}, "format: input should be 2"), ({"complete": False}, "was cut short")):
         manifest.write_text(json.dumps(meta | change), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             TokenDataset(tmp_path)
