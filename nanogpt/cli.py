@@ -7,7 +7,9 @@ __all__ = ['COMMANDS', 'train', 'Demo', 'plan', 'human_time', 'planned_shape', '
            'Export', 'Eval', 'Info', 'Bench', 'Completion', 'say', 'explain', 'main']
 
 # %% ../nbs/tools/cli.ipynb #f6fca61c
+import contextlib
 import difflib
+import io
 import math
 import os
 import platform
@@ -17,12 +19,14 @@ import warnings
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Ge, Gt, Le, Lt
 from tyro.conf import OmitArgPrefixes, Positional
 
-from .config import GPT2_SIZES, GPTConfig
+from .config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive
+from .files import SafeStream, read_json, read_text
 from .flags import command, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
@@ -30,11 +34,12 @@ from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_prese
 def train(args: list[str]) -> int:
     "Train a model on your text, or as a preset or a file says. Example: nanogpt train --corpus my_texts/"
     config = parse_run(args, "train", train.__doc__)
+    from .ranks import launched
     from .train import train as run_training
     from .watch import plot_run, watch
 
     result = run_training(config, on_eval=watch)
-    if os.environ.get("RANK", "0") == "0":
+    if launched()[0] == 0:
         print(f"best validation loss {result.best_val_loss:.4f}; run in {result.out_dir}")
         if result.metrics:
             plot_run(result.metrics, result.floor, result.out_dir)
@@ -46,8 +51,8 @@ class Demo:
     "Train on tales, score what the model writes, and draw the curves. Example: nanogpt demo --max-iters 300"
 
     out_dir: str = "out/demo"  # where the run goes; an earlier demo there is replaced
-    max_iters: int = PRESETS["demo"].max_iters  # iterations of training
-    num_samples: int = 100  # tales to write and score at the end
+    max_iters: Count = PRESETS["demo"].max_iters  # iterations of training
+    num_samples: Count = 100  # tales to write and score at the end
 
     def __call__(self):
         import torch
@@ -56,7 +61,9 @@ class Demo:
         from .train import train
         from .watch import TEMPERATURE, plot_run, score_tales_run
 
-        config = replace(get_preset("demo"), out_dir=self.out_dir, max_iters=self.max_iters, overwrite=True)
+        config, there = get_preset("demo"), Path(self.out_dir) / "config.json"
+        demo = there.exists() and read_json(there).get("reference") == config.reference
+        config = replace(config, out_dir=self.out_dir, max_iters=self.max_iters, overwrite=demo)
         result = train(config, on_eval=score_tales_run)
         if result.exit_code or not result.tokenizer:
             return result.exit_code
@@ -133,13 +140,13 @@ class Prepare:
     corpus: Positional[str]
     tokenizer: str = "char"  # char, byte, bpe-N (trained here, N entries), gpt2, or a saved tokenizer
     out_dir: str = ""  # where the data goes; data/CORPUS-TOKENIZER when not given
-    val_fraction: float = 0.1  # the share of documents kept for validation
+    val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1  # the share of documents kept for validation
     column: str = "text"  # of .jsonl, .parquet and Hugging Face data sets: the one that holds the text
     split: str = "train"  # of a Hugging Face data set
     subset: str | None = None  # of a Hugging Face data set (its configuration)
     errors: Literal["strict", "replace"] = "strict"  # at bytes that are not UTF-8: stop, or put U+FFFD
-    workers: int | None = None  # processes; one for each core when not given
-    shard_tokens: int = 1 << 24  # tokens in a file
+    workers: Annotated[int, Ge(1), Le(256)] | None = None  # processes; one for each core when not given
+    shard_tokens: Count = 1 << 24  # tokens in a file
     overwrite: bool = False  # replace other data in out_dir
 
     def __call__(self):
@@ -176,23 +183,27 @@ class Data:
         print(f"{self.folder}: all is as it was prepared")
 
 # %% ../nbs/tools/cli.ipynb #26299b4c
-def load_all(source: str, device: str = "auto", tokenizer: str = "") -> tuple[Any, Any, dict]:
+def load_all(
+    source: str, device: str = "auto", tokenizer: str = "", dtype: str = "float32"
+) -> tuple[Any, Any, dict]:
     """What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong.
     Args:
         source: as in `hub.load_model`
         tokenizer: what `get_tokenizer` takes, for a model that does not bring its own
+        dtype: of the weights; "auto": what the device computes fast in
     Returns:
         a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing"""
-    from .device import pick_device
+    from .device import pick_device, pick_dtype
     from .hub import load_model, tokenizer_of
     from .vocab import get_tokenizer
 
     there = pick_device(device)
-    model, checkpoint = load_model(source)
+    wanted = pick_dtype(there, dtype)
+    model, checkpoint = load_model(source, dtype=wanted)
     if not tokenizer and checkpoint and "tokenizer" not in checkpoint:
         raise ValueError(f"{source} does not say which tokenizer it needs; name it, such as --tokenizer gpt2")
     ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_of(source, checkpoint)
-    return model.to(there), ours, checkpoint
+    return model.to(there, wanted), ours, checkpoint
 
 # %% ../nbs/tools/cli.ipynb #3381f14c
 @command
@@ -205,44 +216,49 @@ class Sample:
     prompt: str = ""
     prompt_file: str = ""  # a text file to continue, instead of a prompt
     chat: bool = False  # take turns: what you type is added to the text, and the model goes on; Ctrl-D ends
-    num_samples: int = 3  # how many continuations
-    max_new_tokens: int = 500  # the most tokens in each
-    temperature: float = 1.0  # 0 is greedy; below 1 is safer, above 1 wilder
-    top_k: int | None = None  # draw from the k likeliest tokens only
-    top_p: float | None = None  # draw from the fewest likeliest tokens that together have this probability
-    min_p: float | None = None  # draw from tokens with at least this share of the likeliest one's probability
-    repetition_penalty: float = 1.0  # above 1 makes tokens that were there before less likely
+    num_samples: Count = 3  # how many continuations, written at the same time
+    max_new_tokens: Annotated[int, Ge(1)] = 500  # the most tokens in each
+    temperature: NonNegative = 1.0  # 0 is greedy; below 1 is safer, above 1 wilder
+    top_k: Count | None = None  # draw from the k likeliest tokens only
+    top_p: Annotated[float, Gt(0), Le(1)] | None = None  # draw from the fewest likeliest tokens of this probability together
+    min_p: Annotated[float, Ge(0), Le(1)] | None = None  # draw from tokens with this share of the likeliest one's probability
+    repetition_penalty: Positive = 1.0  # above 1 makes tokens that were there before less likely
     stop: tuple[str, ...] = ()  # strings that end a text
-    seed: int = 1337  # the same seed gives the same text
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 1337  # the same seed gives the same text
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the weights; auto: what is fast there
     int8: bool = False  # round the weights to 8 bits: faster for large models on a CPU, at a small loss
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
         import torch
 
-        from .decode import for_decoding
-        from .sample import Sampling, sample_text
+        from .decode import first_prompt, for_decoding
+        from .sample import Sampling, stream_rows
 
         if bool(self.prompt) + bool(self.prompt_file) + self.chat > 1:
             raise ValueError("give one of --prompt, --prompt-file and --chat")
         options = {field.name: getattr(self, field.name) for field in fields(Sampling)}
-        Sampling(**options)  # checked before anything is loaded
-        model, tokenizer, _ = load_all(self.run, self.device, self.tokenizer)
-        on_cpu = model.lm_head.weight.device.type == "cpu"
-        if self.int8 and not on_cpu:
-            raise ValueError("--int8 is for the CPU; add --device cpu")
-        if on_cpu:
+        model, tokenizer, _ = load_all(self.run, self.device, self.tokenizer, self.dtype)
+        weight = model.lm_head.weight
+        packs = weight.device.type == "cpu" and weight.dtype == torch.float32
+        if self.int8 and not packs:
+            raise ValueError("--int8 is for float32 on the CPU; add --device cpu and leave --dtype out")
+        if packs:
             model = for_decoding(model, "int8" if self.int8 else "float32")
         rest = (self.max_new_tokens, torch.Generator().manual_seed(self.seed), self.stop)
         if self.chat:
             from .watch import take_turns
 
             return take_turns(model, tokenizer, *rest, **options)
-        prompt = Path(self.prompt_file).read_text(encoding="utf-8") if self.prompt_file else self.prompt
-        if not prompt and tokenizer.eot is None:
-            prompt = tokenizer.decode([0])
-        for text in sample_text(model, tokenizer, prompt, self.num_samples, *rest, **options):
+        prompt = read_text(self.prompt_file) if self.prompt_file else self.prompt
+        prompt, others = prompt or first_prompt(tokenizer), [""] * (self.num_samples - 1)
+        rows = stream_rows(model, tokenizer, [prompt], self.num_samples, *rest, **options)
+        print(prompt, end="")
+        for first, *more in rows:  # the first text while it is written, the others when all are done
+            print(first, end="", flush=True)
+            others = [text + piece for text, piece in zip(others, more)]
+        for text in ["", *(prompt + text for text in others)]:
             print(text + "\n" + "-" * 16)
 
 # %% ../nbs/tools/cli.ipynb #ac83b40a
@@ -252,7 +268,7 @@ class Export:
 
     run: Positional[str]  # a run, a checkpoint (nanoGPT's too), a Hugging Face folder, or hf:OWNER/NAME
     folder: Positional[str]  # where the files go
-    shard_megabytes: int | None = None  # split the weights into files of at most this size
+    shard_megabytes: Count | None = None  # split the weights into files of at most this size
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
@@ -273,24 +289,30 @@ class Eval:
     data_dir: str = ""  # prepared data; the data that the run was trained on when not given
     split: Literal["val", "train"] = "val"  # of the data
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the products, as in training
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
         from .data import TokenDataset, all_batches
+        from .device import make_autocast, pick_dtype
         from .report import tokens_per_character
         from .step import evaluate
 
         model, tokenizer, checkpoint = load_all(self.run, self.device, self.tokenizer)
-        if "tokenizer" in checkpoint:
+        if "tokenizer" in checkpoint and "config" in checkpoint:
             config = config_from_dict(checkpoint["config"])
         elif self.data_dir:
-            config = TrainConfig(model=model.config, batch_size=8)
+            config = TrainConfig(model=model.config)
         else:
             raise ValueError(f"{self.run} does not say what it was trained on; give --data-dir")
         data = TokenDataset(self.data_dir or data_path(config), self.split, model.config.vocab_size)
         if data.meta and data.meta["tokenizer"] != tokenizer.fingerprint:
             raise ValueError(f"{data.name} was prepared with another tokenizer than the model's")
-        loss = evaluate(model, all_batches(data, config.batch_size, config.model.block_size, config.aligned))
+        there = model.lm_head.weight.device
+        batches = all_batches(data, 8, config.model.block_size, config.aligned)
+        loss = evaluate(model, batches, make_autocast(there, pick_dtype(there, self.dtype)))
+        if not loss < 700:  # nor a number
+            raise ValueError(f"the loss is {loss}: the model's weights are damaged")
         perplexity = f"perplexity {math.exp(loss):.2f}"
         print(f"{self.split} loss {loss:.4f} nats/token over {len(data) - 1:,} tokens; {perplexity}")
         if data.info:
@@ -339,9 +361,9 @@ class Bench:
     # loss trains GPT-2 with the loss in chunks (against all logits at once), save writes checkpoints in the
     # background (against waiting for them). decode and loss take minutes.
     name: Positional[Literal["bpe", "prepare", "batches", "decode", "loss", "save"]]
-    megabytes: float = 100  # of text, for prepare
+    megabytes: Positive = 100  # of text, for prepare
     tokenizer: str = "gpt2"  # for prepare: gpt2, or a saved byte-pair encoding
-    rounds: int = 3  # how often each contender is timed, in turns (the naive trainer once: it takes minutes)
+    rounds: Count = 3  # how often each contender is timed, in turns (the naive trainer once: it takes minutes)
     out: str = ""  # a .json file to keep the figures in
 
     def __call__(self):
@@ -386,7 +408,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, ImportError, MemoryError)):
-        return str(error)
+        return str(error) or type(error).__name__
     return f"{type(error).__name__}: {error} (set NANOGPT_DEBUG=1 for the traceback)"
 
 # %% ../nbs/tools/cli.ipynb #ccaeffa4
@@ -405,23 +427,38 @@ def main(args: list[str] | None = None) -> int:
     if name == "--version":
         print(f"nanogpt {version('nanogpt')}")
         return 0
-    with warnings.catch_warnings():
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # the number of a closed stream: no file of ours may get it
+        pass
+    os.close(spare)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(SafeStream(sys.stderr)):
         warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a character
         try:
             if name not in COMMANDS:
                 near = difflib.get_close_matches(name, COMMANDS, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
                 raise ValueError(f"unknown command {name!r}; {hint}")
             target = COMMANDS[name]
-            return (target(rest) if name in ("train", "plan") else parse(target, rest, name)()) or 0
+            status = (target(rest) if name in ("train", "plan") else parse(target, rest, name)()) or 0
+            if sys.stdout:
+                sys.stdout.flush()  # a full disk is noticed here, and not when Python ends
+            return status
         except KeyboardInterrupt:
             print("nanogpt: stopped", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # nobody reads any more, as after `| head`
+            return 1
         except Exception as error:
             if os.environ.get("NANOGPT_DEBUG"):
                 raise
             say("error", explain(error))
             return 1
+        finally:
+            try:
+                print(end="", flush=True)
+            except OSError:  # what could not be written is given up, or Python would try again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 # %% ../nbs/tools/cli.ipynb #67d46785
 if __name__ == "__main__" and "__file__" in globals():  # python -m nanogpt.cli; not a notebook

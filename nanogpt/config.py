@@ -44,7 +44,8 @@ def problem(value: Any, hint: Any) -> str:
     if kind is Annotated:
         if wrong := problem(value, options[0]):
             return wrong
-        limits = [(getattr(limit, LIMITS[type(limit)][0]), *LIMITS[type(limit)]) for limit in options[1:]]
+        limits = [limit for limit in options[1:] if type(limit) in LIMITS]
+        limits = [(getattr(limit, LIMITS[type(limit)][0]), *LIMITS[type(limit)]) for limit in limits]
         fits = [getattr(operator, name)(value, bound) for bound, name, _ in limits]
         shown = [f"{words} {bound}" for fit, (bound, _, words) in zip(fits, limits) if bound < 2**31 or not fit]
         return "" if all(fits) else "must be " + " and ".join(shown)

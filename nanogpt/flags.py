@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from .config import GPTConfig, LIMITS
+from .config import GPTConfig, LIMITS, check_fields
 from .corpus import get_corpus
 from .recipe import PRESETS, TrainConfig, config_from_dict, get_preset, own_recipe, read_run
 
@@ -62,12 +62,13 @@ def comments(kind: type) -> dict[str, str]:
 
 
 def command(kind: type) -> type:
-    """Make a dataclass whose fields are the flags of a command, with metavars.
+    """Make a dataclass whose fields are the flags of a command, with metavars, and checked.
     Args:
         kind: with annotated fields, and a `__call__` that does the work"""
     kind.__annotations__ = {
         name: Annotated[hint, arg(metavar=metavar(name, hint))] for name, hint in kind.__annotations__.items()
     }
+    kind.__post_init__ = check_fields
     return dataclass(kind)
 
 # %% ../nbs/tools/flags.ipynb #d64eb72e
@@ -166,6 +167,7 @@ def parse_run(args: list[str], command: str, description: str | None = None) -> 
         command: "train" or "plan"
         description: at the top of its help"""
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    args = [arg.replace("_", "-") if arg.startswith("--") else arg for arg in args]
     preset, given = args[0] if args and not args[0].startswith("-") else "", dict(pairwise(args))
     for at in [at for at, pair in enumerate(pairwise(args)) if pair == ("--batch-size", "auto")]:
         args[at : at + 2] = ["--auto-batch"]

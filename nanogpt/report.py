@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['REFERENCES', 'Reference', 'reference_of', 'tokens_per_character', 'validation_batches', 'evaluate_run',
-           'Row', 'read_metrics', 'write_metrics', 'describe', 'format_row', 'SafeStream', 'harmless']
+           'Row', 'read_metrics', 'write_metrics', 'describe', 'harmless', 'format_row']
 
 # %% ../nbs/tools/report.ipynb #d0f59a47
-import io
 import json
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -190,6 +188,17 @@ def describe(
     return "\n".join(lines)
 
 
+@contextmanager
+def harmless(
+    what: str,
+) -> Iterator[None]:
+    "Inside the block an error becomes a warning: what only reports must not end a run."
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} failed ({type(error).__name__}: {error}); the run goes on without it")
+
+
 def format_row(row: dict) -> str:
     """A row of metrics as one line to print.
     Args:
@@ -204,40 +213,3 @@ def format_row(row: dict) -> str:
         if name in row:
             parts.append(f"{name.replace('_', '-')} {row[name]:.0%}")
     return "   ".join(parts)
-
-# %% ../nbs/tools/report.ipynb #b6b59641
-class SafeStream:
-    "A text stream whose failures end nothing."
-
-    def __init__(self, stream: Any):
-        """
-        Args:
-            stream: None, as `sys.stdout` may be: nothing is shown"""
-        self.stream = stream or io.StringIO()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        try:
-            self.stream.write(text)
-        except UnicodeEncodeError as error:
-            self.stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
-        except (OSError, ValueError):  # closed, full, or nobody reads it
-            pass
-        return len(text)
-
-    def flush(self):
-        with suppress(OSError, ValueError):
-            self.stream.flush()
-
-
-@contextmanager
-def harmless(
-    what: str,
-) -> Iterator[None]:
-    "Inside the block an error becomes a warning."
-    try:
-        yield
-    except Exception as error:
-        warnings.warn(f"{what} failed ({type(error).__name__}: {error}); the run goes on without it")

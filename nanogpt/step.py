@@ -54,9 +54,10 @@ def evaluate(
             x, y = group[
                 min(rank, len(group) - 1)
             ]  # one without a batch runs another's: parts of a model must meet
-            loss, targets = model(x.to(device), y.to(device))[1].item(), int((y >= 0).sum())
+            loss, targets = model(x.to(device), y.to(device))[1], (y >= 0).sum()
             if rank < len(group):
-                sums.append((loss * targets, targets))
+                sums.append((loss, targets))  # numbers only at the end: to read one, a GPU must be waited for
+    sums = [(float(loss) * int(targets), int(targets)) for loss, targets in sums]
     everyone = [pair for ours in gather(sums) for pair in ours]
     count = sum(targets for _, targets in everyone)
     if count == 0:

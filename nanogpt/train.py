@@ -28,20 +28,12 @@ from .budget import LESS_MEMORY
 from .checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
 from .data import TokenDataset
 from .device import fast_float32, is_out_of_memory, pick_device
-from .files import own_folder, write_json
+from .files import SafeStream, own_folder, write_json
 from .model import GPT
 from .monitor import TensorBoardLog, WandbLog
 from .ranks import gather, process_group, rank_and_size
 from .recipe import TrainConfig
-from .report import (
-    SafeStream,
-    describe,
-    evaluate_run,
-    format_row,
-    harmless,
-    read_metrics,
-    write_metrics,
-)
+from .report import describe, evaluate_run, format_row, harmless, read_metrics, write_metrics
 from .start import Run, memory_needed, save_run, start_run
 from .tokenizer import Tokenizer
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
+from .decode import first_prompt
 from .distributed import is_sharded
 from .files import atomic_write
 from .model import GPT
@@ -39,10 +40,11 @@ def watch(
     "Write a sample to out_dir/samples, and score some where the text is tales."
     if run.tokenizer is None or is_sharded(run.model):  # parts of a model can write only all together
         return {}
-    prompt = "" if run.tokenizer.eot is not None else run.tokenizer.decode([0])
-    generator, length = torch.Generator().manual_seed(run.iter_num), min(200, run.config.model.block_size - 1)
-    model, tokenizer = run.eval_model, run.tokenizer
-    text = sample_text(model, tokenizer, prompt, 1, length, generator, temperature=TEMPERATURE)[0]
+    generator, model, tokenizer = torch.Generator().manual_seed(run.iter_num), run.eval_model, run.tokenizer
+    length = min(200, max(run.config.model.block_size - 1, 1))
+    text = sample_text(
+        model, tokenizer, first_prompt(tokenizer), 1, length, generator, temperature=TEMPERATURE
+    )[0]
     if rank_and_size()[0] == 0:
         with atomic_write(Path(run.config.out_dir) / "samples" / f"{run.iter_num:07}.txt") as file:
             file.write(text + "\n")
@@ -79,7 +81,7 @@ def take_turns(model: GPT, tokenizer: Tokenizer, *rest, **options):
         except EOFError:
             return print()
         try:
-            ids = tokenizer.encode(text + line) or ([0] if tokenizer.eot is None else [])
+            ids = tokenizer.encode(text + line or first_prompt(tokenizer))
         except ValueError as error:
             print(error)
             continue
