@@ -62,7 +62,7 @@ def fused_attention(
     T, S = q.shape[-2], k.shape[-2]
     if mask is None and T not in (1, S):  # one new token sees everything; no past needs no mask
         mask = causal_mask(T, S, q.device)
-    shared = k.shape[-3] < q.shape[-3]
+    shared = q.dim() > 2 and k.shape[-3] < q.shape[-3]
     if shared and mask is not None and T > 1:  # no fused kernel on a GPU takes shared heads and a mask
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
     causal = mask is None and T > 1

@@ -220,8 +220,8 @@ class Sample:
     max_new_tokens: Annotated[int, Ge(1)] = 500  # the most tokens in each
     temperature: NonNegative = 1.0  # 0 is greedy; below 1 is safer, above 1 wilder
     top_k: Count | None = None  # draw from the k likeliest tokens only
-    top_p: Annotated[float, Gt(0), Le(1)] | None = None  # draw from the fewest likeliest tokens of this probability together
-    min_p: Annotated[float, Ge(0), Le(1)] | None = None  # draw from tokens with this share of the likeliest one's probability
+    top_p: Annotated[float, Gt(0), Le(1)] | None = None  # draw from the fewest tokens of this probability together
+    min_p: Annotated[float, Ge(0), Le(1)] | None = None  # draw from tokens with this share of the best one's
     repetition_penalty: Positive = 1.0  # above 1 makes tokens that were there before less likely
     stop: tuple[str, ...] = ()  # strings that end a text
     seed: Annotated[int, Ge(0), Lt(2**63)] = 1337  # the same seed gives the same text
@@ -241,10 +241,7 @@ class Sample:
         options = {field.name: getattr(self, field.name) for field in fields(Sampling)}
         model, tokenizer, _ = load_all(self.run, self.device, self.tokenizer, self.dtype)
         weight = model.lm_head.weight
-        packs = weight.device.type == "cpu" and weight.dtype == torch.float32
-        if self.int8 and not packs:
-            raise ValueError("--int8 is for float32 on the CPU; add --device cpu and leave --dtype out")
-        if packs:
+        if self.int8 or weight.device.type == "cpu" and weight.dtype == torch.float32:
             model = for_decoding(model, "int8" if self.int8 else "float32")
         rest = (self.max_new_tokens, torch.Generator().manual_seed(self.seed), self.stop)
         if self.chat:

@@ -169,8 +169,7 @@ class Transformer(nn.Module):
             x = x + self.wpe(positions)
         else:
             dtype = torch.promote_types(x.dtype, torch.float32)
-            places = positions[:, None]  # one for all heads
-            rotary = rotary_angles(places, config.head_size, config.rope_theta, config.rope_scaling, dtype)
+            rotary = rotary_angles(positions, config.head_size, config.rope_theta, config.rope_scaling, dtype)
         x, mask = self.drop(x), attention_mask(config, ids, T, padding)
         for i, block in enumerate(self.h):
             x = block(x, None if cache is None else cache.layers[i], mask, rotary)

@@ -45,18 +45,20 @@ def rotary_angles(
 
     Pair i turns by theta^(-2i / D) per position. Raises ValueError for an odd head_dim.
     Args:
-        positions: (..., T)
+        positions: (T,) of all rows, or (B, T)
         head_dim: D, even
         theta: the slowest pair turns about once in 2π · theta positions
         scaling: arguments of `scale_frequencies`
     Returns:
-        cosines and sines, each (..., T, D / 2)"""
+        cosines and sines, each (T, D / 2), or (B, 1, T, D / 2): one for all heads"""
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of dimensions: head_dim must be even, got {head_dim}")
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=dtype, device=positions.device) / head_dim)
     if scaling is not None:
         frequencies = scale_frequencies(frequencies, **scaling)
     angles = positions[..., None] * frequencies
+    if positions.dim() == 2:
+        angles = angles[:, None]
     return angles.cos(), angles.sin()
 
 # %% ../nbs/06_modern.ipynb #6e9f20a0

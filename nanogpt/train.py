@@ -29,12 +29,11 @@ from .checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
 from .data import TokenDataset
 from .device import fast_float32, is_out_of_memory, pick_device
 from .files import SafeStream, own_folder, write_json
-from .model import GPT
 from .monitor import TensorBoardLog, WandbLog
 from .ranks import gather, process_group, rank_and_size
 from .recipe import TrainConfig
 from .report import describe, evaluate_run, format_row, harmless, read_metrics, write_metrics
-from .start import Run, memory_needed, save_run, start_run
+from .start import Run, save_run, start_run
 from .tokenizer import Tokenizer
 
 # %% ../nbs/12_run.ipynb #ba2bdd20
@@ -123,17 +122,14 @@ def begin(run: Run, writer: CheckpointWriter | None) -> list[dict]:
     return gather(rows)[0]  # rank 0's: all must agree on what is due
 
 # %% ../nbs/12_run.ipynb #ef3f930c
-def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Exception:
-    """What to raise for torch's errors that a user can do something about; others as they are.
-    Args:
-        run: None where it had not started yet"""
+def explain(
+    error: RuntimeError,
+    config: TrainConfig,
+) -> Exception:
+    "What to raise for torch's errors that a user can do something about; others as they are."
     text = re.sub(r"^\[\S+\] ", "", (str(error).strip().splitlines() or [""])[0])
     if is_out_of_memory(error):
-        needed = ""
-        if run and isinstance(run.model, GPT):
-            gigabytes = memory_needed(run.config, run.model.config, run.dtype) / 1e9
-            needed = f"; the run needs about {gigabytes:.1f} GB"
-        return MemoryError(f"out of memory ({text}){needed}; {LESS_MEMORY}")
+        return MemoryError(f"out of memory ({text}); {LESS_MEMORY}")
     lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that found it out
     if rank_and_size()[1] > 1 and lost:
         return ConnectionError(
@@ -240,6 +236,6 @@ def train(
                 where = f"at iteration {run.iter_num}, all saved in {out_dir}"
                 print(f"stopped by {stop} {where}; go on with resume='auto' (--resume auto)")
         except RuntimeError as error:
-            raise explain(error, config, run) from error
+            raise explain(error, config) from error
     floor = run.val_data.meta.get("floor") if isinstance(run.val_data, TokenDataset) else None
     return TrainResult(run.model.eval(), run.tokenizer, rows, out_dir, run.best_val_loss, floor, ended)

@@ -140,3 +140,19 @@ def test_half_precision_without_a_warning(qk_norm_eps):
         half = layer(x)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), layer(x), atol=0.05, rtol=0)
+
+
+def test_angles_of_many_rows_are_not_taken_for_those_of_heads():
+    "Two rows and two heads: each row turns by its own positions."
+    x = torch.randn(2, 2, 3, 8, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([[0, 1, 2], [5, 6, 7]])
+    together = rotate(x, *rotary_angles(positions, 8))
+    for row in range(2):
+        assert torch.equal(together[row], rotate(x[row], *rotary_angles(positions[row], 8)))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 5, 4), (3, 2, 5, 4), (2, 3, 2, 5, 4)])
+def test_fused_attention_takes_any_number_of_dimensions(shape):
+    "1e-6 in float32, of sums in another order."
+    q, k, v = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fused_attention(q, k, v), attention(q, k, v)[0], atol=1e-6, rtol=1e-5)

@@ -302,3 +302,39 @@ def test_a_model_is_opened_from_whatever_it_is_kept_in(tiny, tmp_path):
     assert load_model(str(out))[1]["iter_num"] == 20, "the latest where there is no best"
     with pytest.raises(FileNotFoundError, match="there is no folder .*absent and no such checkpoint"):
         load_model(str(tmp_path / "absent"))
+
+
+def test_states_of_another_shape_are_refused(tmp_path, tiny):
+    "torch's fused AdamW would write past the end of the smaller tensor."
+    train(replace(tiny, ema=0.9), progress=False)
+    path = Path(tiny.out_dir) / "ckpt.pt"
+    whole = load_checkpoint(path)
+
+    def refused(change, match):
+        damaged = load_checkpoint(path)
+        change(damaged)
+        save_checkpoint(path, damaged)
+        with pytest.raises(ValueError, match=match) as caught:
+            train(replace(tiny, ema=0.9, resume="auto", keep=1), progress=False)
+        save_checkpoint(path, whole)
+        assert "\n" not in str(caught.value)
+
+    (Path(tiny.out_dir) / "ckpt-1.pt").unlink()
+    small = {"exp_avg": torch.zeros(2, 3)}
+    refused(lambda c: c["optimizer"]["state"][0].update(small), "exp_avg of parameter 0 has the shape")
+    refused(lambda c: c["optimizer"].update(state={}), "the optimizer's state is not of")
+    refused(lambda c: c["average"].pop(), "cannot be resumed")
+    refused(lambda c: c["average"].__setitem__(0, torch.zeros(1)), "cannot be resumed")
+    refused(lambda c: c.update(iter_num=-5), "iter_num: input should be greater than or equal to 0, and it is -5")
+    refused(lambda c: c["sampler"].update(drawn=-1), "a sampler cannot have drawn -1 windows")
+    refused(lambda c: c["rng"][0].update(torch=torch.zeros(3)), "cannot be resumed")
+
+
+def test_a_link_that_leads_nowhere_is_no_new_run(tiny):
+    train(replace(tiny, max_iters=5), progress=False)
+    out = Path(tiny.out_dir)
+    for path in out.glob("ckpt*.pt"):
+        path.unlink()
+    (out / "ckpt.pt").symlink_to(out / "elsewhere.pt")
+    with pytest.raises(ValueError, match="no checkpoint at .*ckpt.pt"):
+        train(replace(tiny, resume="auto"), progress=False)

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from importlib import import_module
@@ -232,9 +233,8 @@ def test_other_data_is_not_replaced_unasked(tmp_path):
     assert verify(tmp_path) == []
     meta = prepare(tales(150), get_tokenizer("char", tales(150).documents(), "\n"), tmp_path, overwrite=True)
     names = {shard["file"] for split in meta["splits"].values() for shard in split["shards"]}
-    assert {path.name for path in tmp_path.iterdir()} == names | {".nanogpt-data", "meta.json", "tokenizer.json"} and verify(
-        tmp_path
-    ) == []
+    others = {".nanogpt-data", "meta.json", "tokenizer.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names | others and verify(tmp_path) == []
 
 
 def test_a_lost_shard_is_made_again(tmp_path):
@@ -544,6 +544,36 @@ def test_anything_that_gives_batches_is_prefetched():
     next(batches)
     batches.load_state_dict({})
     assert torch.equal(next(batches)[0], pairs[1][0]), "a source without a state is left where it is"
+
+
+def test_a_step_finds_all_its_batches_drawn():
+    "With as many drawn ahead as a step takes, the thread draws while the step computes."
+    drawn, handed_out = [], threading.Event()
+
+    def source():
+        while True:
+            drawn.append(len(drawn))
+            if len(drawn) == 5:
+                handed_out.wait(10)
+            yield torch.tensor([[len(drawn)]]), torch.tensor([[0]])
+
+    batches = Prefetcher(source(), depth=4)
+    deadline = time.monotonic() + 10
+    while len(drawn) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert drawn == [0, 1, 2, 3], "before anyone has asked"
+    assert [next(batches)[0].item() for _ in range(4)] == [1, 2, 3, 4]
+    handed_out.set()
+    assert next(batches)[0].item() == 5
+
+
+def test_a_shard_that_is_cut_short_while_in_use_is_an_error(tmp_path):
+    prepare(tales(100), ByteTokenizer(), tmp_path)
+    data = TokenDataset(tmp_path)
+    with open(tmp_path / "train-00000.bin", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(ValueError, match="train-00000.bin has changed while it was in use"):
+        data.read(np.array([5000]), 10)
 
 
 def test_the_state_of_any_source_is_that_of_the_reader():

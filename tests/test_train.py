@@ -178,6 +178,7 @@ def test_what_a_run_leaves(tiny):
     result = train(tiny, on_eval=lambda run: {"extra": run.iter_num}, progress=False)
     out = Path(tiny.out_dir)
     assert {path.name for path in out.iterdir()} == {
+        ".nanogpt-run",
         "ckpt.pt",
         "ckpt-1.pt",
         "best.pt",

@@ -39,6 +39,22 @@ def test_a_compiled_model_trains_the_same(tiny):
     )
 
 
+def test_a_run_is_compiled_once(tiny, monkeypatch):
+    "The trial step, the steps after it, aligned or not, and accumulation use one graph."
+    graphs = []
+
+    def counting(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=counting))
+    run = start_run(replace(tiny, compile=True, gradient_accumulation_steps=2, sampling="epochs", aligned=True))
+    for _ in range(3):
+        run.step()
+    assert len(graphs) == 1
+
+
 def test_a_compiler_that_fails_is_done_without(tiny, monkeypatch, tmp_path):
     def broken(model):
         def compiled(*args):
@@ -173,6 +189,32 @@ def test_a_finetuned_run_goes_on_with_the_folders_shape(tiny, folder, tmp_path):
     resumed = train(config, progress=False)
     assert [row["val_loss"] for row in resumed.metrics] == [row["val_loss"] for row in straight.metrics]
     assert resumed.model.config.n_embd == 24
+
+
+def test_what_is_set_for_finetuning_is_honoured_or_refused(tiny, folder):
+    changes = {"init_from": str(folder), "block_size": 64}
+    run = start_run(replace(tiny, **changes, window=8, document_masking=True))
+    shape = run.model.transformer.config
+    assert shape.window == 8 and shape.document_token == run.tokenizer.eot and run.config.model == shape
+    with pytest.raises(ValueError, match="vocab_multiple is 1 there and 64 here"):
+        start_run(replace(tiny, **changes, vocab_multiple=64))
+
+
+@pytest.mark.parametrize("how", [{"resume": "auto"}, {"init_from": "resume"}])
+def test_a_finetuned_llama_with_stretched_positions_resumes(tiny, tmp_path, how):
+    scaling = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+    ids = load_tokenizer(Path(tiny.data_dir)).vocab_size
+    shape = GPTConfig.llama(
+        block_size=32, vocab_size=ids, n_layer=1, n_head=2, n_embd=16, rope_scaling=scaling, dropout=0.1
+    )
+    save_pretrained(GPT(shape, torch.Generator().manual_seed(5)), tmp_path / "llama")
+    config = replace(tiny, init_from=str(tmp_path / "llama"), max_iters=5)
+    first = train(config, progress=False)
+    flags = dict(n_layer=1, norm="rms", mlp="swiglu", positions="rotary", tied=False, n_inner=shape.inner, n_kv_head=2)
+    if how.get("init_from"):
+        config = replace(config, **flags, head_dim=8, norm_eps=first.model.config.norm_eps)
+    resumed = train(replace(config, max_iters=10, **how), progress=False)
+    assert resumed.model.config.rope_scaling == scaling and resumed.metrics[-1]["iter"] == 10
 
 
 def test_finetuning_a_run_and_a_nanogpt_checkpoint(tiny, tmp_path):
