@@ -110,10 +110,13 @@ class Cases:
                 there[name] = path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes()
         return there
 
-    def __call__(self, *args: str, ours: str = "", endless: bool = False, seconds: int = SECONDS,
-        note: str = ""):
-        before, streams = self.files(ours), [str(self.root.with_name(f"{self.root.name}.{n}")) for n in (1,
-        2)]
+    def __call__(
+        self, *args: str, ours: str = "", endless: bool = False, seconds: int = SECONDS, note: str = ""
+    ):
+        before, streams = (
+            self.files(ours),
+            [str(self.root.with_name(f"{self.root.name}.{n}")) for n in (1, 2)],
+        )
         job = {"args": args, "seconds": 2 if endless else seconds, "streams": streams}
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
@@ -239,8 +242,12 @@ BASES = {  # a command that works, to which one more flag is added
     "export": ["export", "run", "new"],
     "demo": ["demo", "--out-dir=new", "--max-iters=1", "--num-samples=1"],
 }
-ENDLESS = {"max_iters", "gradient_accumulation_steps", "num_samples",
-    "max_new_tokens"}  # a large number asks for it
+ENDLESS = {
+    "max_iters",
+    "gradient_accumulation_steps",
+    "num_samples",
+    "max_new_tokens",
+}  # a large number asks for it
 
 
 def hints(command: str) -> dict[str, tuple]:
@@ -250,8 +257,11 @@ def hints(command: str) -> dict[str, tuple]:
         found = {name: found[name] for names in GROUPS.values() for name in names.split()} | {"config": str}
     else:
         found = get_type_hints(COMMANDS[command])
-    return {name: (hint, *get_args(hint), get_origin(hint)) for name,
-    hint in found.items() if name not in POSITIONAL}
+    return {
+        name: (hint, *get_args(hint), get_origin(hint))
+        for name, hint in found.items()
+        if name not in POSITIONAL
+    }
 
 
 POSITIONAL = ("corpus_", "run", "folder", "path", "action", "name", "shell")
@@ -260,8 +270,9 @@ POSITIONAL = ("corpus_", "run", "folder", "path", "action", "name", "shell")
 def flag_cases(kinds: set, values: list[str]) -> list[tuple[str, str, str]]:
     "Command, flag and value, for all flags of such kinds."
     flags = [(command, name) for command in BASES for name, hint in hints(command).items() if kinds & {*hint}]
-    flags = [flag for flag in flags if flag not in (("prepare", "corpus"), ("train", "wandb"),
-    ("plan", "wandb"))]
+    flags = [
+        flag for flag in flags if flag not in (("prepare", "corpus"), ("train", "wandb"), ("plan", "wandb"))
+    ]
     return [(*flag, value) for flag, value in product(flags, values)]
 
 
@@ -293,10 +304,11 @@ def test_paths_that_are_no_flags(case):
 
 def test_a_text_without_end_is_shown_as_it_is_written(case):
     "A model that never stops, and more tokens than anyone can wait for."
-    code = f"""import sys; from nanogpt.cli import main
-main({["train", "demo", "--corpus=text.txt", "--tokenizer=char", "--no-aligned", "--out-dir=ours", *TINY_FLAGS, "--max-iters=1"]})
+    train = ["train", "demo", "--corpus=text.txt", "--tokenizer=char", "--no-aligned", "--out-dir=ours"]
+    code = f"""from nanogpt.cli import main
+main({[*train, *TINY_FLAGS, "--max-iters=1"]})
 print("READY", flush=True)
-main(["sample", "ours", "--max-new-tokens=1{'0' * 20}", "--num-samples=1"])"""
+main(["sample", "ours", "--max-new-tokens={10**20}", "--num-samples=1"])"""
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=case.folder, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE
     ) as process:
@@ -315,24 +327,32 @@ FIELDS = sorted({*TrainConfig.__dataclass_fields__, *GPTConfig.__dataclass_field
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(
     [10**9, 10**20, 10**400, -5, 0, 1, 1e300, math.nan, "nan", "1e400", "9" * 400, "auto", "resume"]
 )  # fmt: skip
-VALUES = st.recursive(PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5),
-    part, max_size=3))
-TABLES = st.dictionaries(st.sampled_from([*FIELDS, "dataset", "eval_iters", "decay_lr",
-    "model"]) | st.text(max_size=5), VALUES, max_size=4)
+VALUES = st.recursive(
+    PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part, max_size=3)
+)
+TABLES = st.dictionaries(
+    st.sampled_from([*FIELDS, "dataset", "eval_iters", "decay_lr", "model"]) | st.text(max_size=5),
+    VALUES,
+    max_size=4,
+)
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml", "py"])
 def test_config_files_of_any_values(case, kind):
     yaml = pytest.importorskip("yaml")
-    write = {"json": json.dumps, "yaml": yaml.safe_dump,
-    "py": lambda table: "".join(f"{k} = {v!r}\n" for k, v in table.items())}
+    write = {
+        "json": json.dumps,
+        "yaml": yaml.safe_dump,
+        "py": lambda table: "".join(f"{k} = {v!r}\n" for k, v in table.items()),
+    }
 
     @SETTINGS
     @given(TABLES)
     def attempt(table):
         (case.folder / f"ours.{kind}").write_bytes(write[kind](table).encode(errors="surrogatepass"))
-        case("train", "demo", f"--config=ours.{kind}", *TRAIN[2:], "--init-from=scratch",
-            note=str(table)[:200])
+        case(
+            "train", "demo", f"--config=ours.{kind}", *TRAIN[2:], "--init-from=scratch", note=str(table)[:200]
+        )
 
     attempt()
     (case.folder / f"ours.{kind}").unlink()
@@ -471,8 +491,10 @@ def corpora() -> Iterator[tuple[str, bytes]]:
     for name, content in whole.items():
         middle = len(content) // 2
         yield from ((name, content[:cut]) for cut in (0, 1, 4, 12, middle, -8, -1))
-        yield from ((name, content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :]) for at in (0, 5,
-            middle, -6, -1))
+        yield from (
+            (name, content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+            for at in (0, 5, middle, -6, -1)
+        )
         yield name, content + b"junk"
         yield name, content * 2
         yield name, text
@@ -490,14 +512,20 @@ def test_corpora(case):
     for (name, content), errors in some(product(corpora(), ("strict", "replace")), 130):
         path = case.folder / name
         path.write_bytes(content)
-        case("prepare", name, "--out-dir=new", f"--errors={errors}",
-            note=f"{len(content)} bytes {content[:40]}")
+        case(
+            "prepare",
+            name,
+            "--out-dir=new",
+            f"--errors={errors}",
+            note=f"{len(content)} bytes {content[:40]}",
+        )
         path.unlink()
     case.verdict()
 
 
-@pytest.mark.parametrize("name", ["ours.txt", "ours.jsonl", "ours.jsonl.gz", "ours.jsonl.zst",
-    "ours.parquet"])
+@pytest.mark.parametrize(
+    "name", ["ours.txt", "ours.jsonl", "ours.jsonl.gz", "ours.jsonl.zst", "ours.parquet"]
+)
 def test_corpora_of_any_bytes(case, name):
     @settings(SETTINGS, max_examples=6 * SCALE)
     @given(st.binary(max_size=200), st.sampled_from(["char", "byte", "bpe-300"]))
@@ -513,17 +541,34 @@ def test_corpora_of_any_bytes(case, name):
 def test_large_and_winding_corpora(case):
     folder = case.folder / "ours"
     (folder / "deep").mkdir(parents=True)
-    for name, target in (("a.txt", "b.txt"), ("b.txt", "a.txt"), ("deep/up", ".."), ("deep/here", "."),
-        ("gone.md", "nowhere")):
+    for name, target in (
+        ("a.txt", "b.txt"),
+        ("b.txt", "a.txt"),
+        ("deep/up", ".."),
+        ("deep/here", "."),
+        ("gone.md", "nowhere"),
+    ):
         (folder / name).symlink_to(target)
-    for corpus in ("ours", "ours/**", "ours/**/*", "ours/**/*.txt", "ours/a.txt", "ours/deep/up",
-        "ours/gone.md", "**", "ours=1,ours=2"):
+    for corpus in (
+        "ours",
+        "ours/**",
+        "ours/**/*",
+        "ours/**/*.txt",
+        "ours/a.txt",
+        "ours/deep/up",
+        "ours/gone.md",
+        "**",
+        "ours=1,ours=2",
+    ):
         case("prepare", corpus, "--out-dir=new", ours="ours")
         (folder / "deep" / "real.txt").write_text("A small text. " * 300, encoding="utf-8")
     shutil.rmtree(folder)
     line = b"A line of thirty million. " * 1_200_000
-    for name, content in (("ours.txt", line), ("ours.jsonl", b'{"text": "' + line + b'"}'),
-        ("ours.jsonl", b"[" * 30_000_000)):
+    for name, content in (
+        ("ours.txt", line),
+        ("ours.jsonl", b'{"text": "' + line + b'"}'),
+        ("ours.jsonl", b"[" * 30_000_000),
+    ):
         (case.folder / name).write_bytes(content)
         case("prepare", name, "--out-dir=new", seconds=60, note=f"{content[:20]}")
         (case.folder / name).unlink()
@@ -547,8 +592,13 @@ TENSORS: dict[str, Any] = {
 
 def places(value: Any, depth: int) -> Iterator[tuple]:
     "The keys that lead to each part of a structure; of a list to its first two and its last."
-    keys = value if isinstance(value,
-    dict) else sorted({0, 1, len(value) - 1} & {*range(len(value))}) if isinstance(value, list) else ()
+    keys = (
+        value
+        if isinstance(value, dict)
+        else sorted({0, 1, len(value) - 1} & {*range(len(value))})
+        if isinstance(value, list)
+        else ()
+    )
     for key in keys:
         yield (key,)
         if depth > 1:
@@ -583,10 +633,20 @@ def test_checkpoints(case):
 
 
 def test_checkpoints_that_are_no_dictionary(case):
-    contents = [None, 3, [], "x", torch.zeros(3), {}, {"model": {}, "model_args": {}}, {1: 2},
-        {"model": None, "model_args": None}]
-    for content, keep, args in product(contents, (True, False),
-        (RESUME, ["sample", "ours", *SAMPLE], ["info", "ours"])):
+    contents = [
+        None,
+        3,
+        [],
+        "x",
+        torch.zeros(3),
+        {},
+        {"model": {}, "model_args": {}},
+        {1: 2},
+        {"model": None, "model_args": None},
+    ]
+    for content, keep, args in product(
+        contents, (True, False), (RESUME, ["sample", "ours", *SAMPLE], ["info", "ours"])
+    ):
         case.place("run")
         torch.save(content, case.folder / "ours" / "ckpt.pt")
         for name in () if keep else ("best.pt", "ckpt-1.pt"):
@@ -595,8 +655,13 @@ def test_checkpoints_that_are_no_dictionary(case):
     case.verdict()
 
 
-STRINGS = {"a path": "../outside.bin", "/": "/etc/hostname", "long": "x" * 5000, "surrogate": "\ud800",
-    "deep": [[[[[[]]]]]]}
+STRINGS = {
+    "a path": "../outside.bin",
+    "/": "/etc/hostname",
+    "long": "x" * 5000,
+    "surrogate": "\ud800",
+    "deep": [[[[[[]]]]]],
+}
 
 
 @pytest.mark.parametrize(
@@ -630,8 +695,9 @@ def test_json_files(case, source, name, commands, count):
     json.dumps(changed(whole, place, new)).encode(errors="surrogatepass"))
                for place, (what, new) in product(places(whole, 5), (NEW | STRINGS).items())]  # fmt: skip
     if source == "data" and name == "meta.json":
-        for tokens, dtype in product((0, -1, 1, 13431, 10**18),
-            ("uint8", "uint16", "float32", "object", "U1", "V0", "int8", ">u2")):
+        for tokens, dtype in product(
+            (0, -1, 1, 13431, 10**18), ("uint8", "uint16", "float32", "object", "U1", "V0", "int8", ">u2")
+        ):
             twisted = copy.deepcopy(whole | {"dtype": dtype})
             twisted["splits"]["train"]["shards"][0]["tokens"] = tokens
             changes.append((f"{tokens} tokens of {dtype}", json.dumps(twisted).encode()))
@@ -655,27 +721,60 @@ def test_safetensors(case):
     length = 8 + struct.unpack("<Q", whole[:8])[0]
     header, body, rng = json.loads(whole[8:length]), whole[length:], random.Random(1)
     contents = [whole[:cut] for cut in (0, 4, 8, 20, length, len(whole) // 2, len(whole) - 1)]
-    contents += [whole + b"x", struct.pack("<Q", 2**63) + whole[8:], safetensors(b"{"), safetensors({}),
-        safetensors(b"[" * 100_000)]
+    contents += [
+        whole + b"x",
+        struct.pack("<Q", 2**63) + whole[8:],
+        safetensors(b"{"),
+        safetensors({}),
+        safetensors(b"[" * 100_000),
+    ]
     for _ in range(10 * SCALE):
         at = rng.randrange(length if rng.random() < 0.7 else len(whole))
         contents.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
-    contents += [safetensors(changed(header, place, new), body) for place,
-        new in some(product(places(header, 3), (NEW | STRINGS).values()), 40)]
+    contents += [
+        safetensors(changed(header, place, new), body)
+        for place, new in some(product(places(header, 3), (NEW | STRINGS).values()), 40)
+    ]
     contents += [safetensors(header, struct.pack("<f", math.nan) * (len(body) // 4))]
-    names = ["../outside.bin", "../../outside.bin", "missing.safetensors", "/dev/null", "", ".",
-    "config.json", "links/self", 3, None, [], "\ud800"]
-    indices = [{"weight_map": {"a": file}} for file in names] + [{}, [], {"weight_map": []},
-        {"weight_map": None}, {"weight_map": {}}, 3]
-    commands = [["sample", "ours", *SAMPLE], ["info", "ours"], ["export", "ours", "new"],
-        [*TRAIN, "--init-from=ours"]]
-    for (kind, content), args in some(product([*((0, c) for c in contents), *((1, i) for i in indices)],
-        commands), 120):
+    names = [
+        "../outside.bin",
+        "../../outside.bin",
+        "missing.safetensors",
+        "/dev/null",
+        "",
+        ".",
+        "config.json",
+        "links/self",
+        3,
+        None,
+        [],
+        "\ud800",
+    ]
+    indices = [{"weight_map": {"a": file}} for file in names] + [
+        {},
+        [],
+        {"weight_map": []},
+        {"weight_map": None},
+        {"weight_map": {}},
+        3,
+    ]
+    commands = [
+        ["sample", "ours", *SAMPLE],
+        ["info", "ours"],
+        ["export", "ours", "new"],
+        [*TRAIN, "--init-from=ours"],
+    ]
+    for (kind, content), args in some(
+        product([*((0, c) for c in contents), *((1, i) for i in indices)], commands), 120
+    ):
         case.place("hf")
         if kind:
-            (case.folder / "ours" / "model.safetensors").rename(case.folder / "ours" / "model-00001.safetensors")
-            (case.folder / "ours" / "model.safetensors.index.json").write_text(json.dumps(content),
-            encoding="utf-8")
+            (case.folder / "ours" / "model.safetensors").rename(
+                case.folder / "ours" / "model-00001.safetensors"
+            )
+            (case.folder / "ours" / "model.safetensors.index.json").write_text(
+                json.dumps(content), encoding="utf-8"
+            )
         else:
             (case.folder / "ours" / "model.safetensors").write_bytes(content)
         case(*args, ours="ours", note=str(content[:200] if isinstance(content, bytes) else content))
@@ -692,19 +791,27 @@ def test_files_of_bytes(case):
             b'{"iter": 1, "val_loss": []}\n', b'{"iter": 0, "well_formed": 3, "val_loss": 1}\n', b"\x00", b"",
             b'{"iter": [0]}\n']  # fmt: skip
     cases = [("run", "metrics.jsonl", before + content, RESUME) for content in rows for before in (b"", row)]
-    for command in ([*TRAIN, "--data-dir=ours"], ["data", "verify", "ours"], ["info", "ours"],
-        ["eval", "run", "--data-dir=ours", "--split=train"]):
+    for command in (
+        [*TRAIN, "--data-dir=ours"],
+        ["data", "verify", "ours"],
+        ["info", "ours"],
+        ["eval", "run", "--data-dir=ours", "--split=train"],
+    ):
         for content in (b"", b"\x00", b"\xff" * 13432, b"\xff" * 13431, b"\x30" * 13432, bytes(20_000)):
             cases.append(("data", "train-00000.bin", content, command))
-    for name, command in product(("ckpt.pt", "best.pt"),
-        (RESUME, ["info", "ours"], ["sample", "ours", *SAMPLE], ["export", "ours", "new"])):
+    for name, command in product(
+        ("ckpt.pt", "best.pt"),
+        (RESUME, ["info", "ours"], ["sample", "ours", *SAMPLE], ["export", "ours", "new"]),
+    ):
         whole, rng = (case.folder / "run" / name).read_bytes(), random.Random(2)
         for cut in (0, 1, 100, len(whole) // 2, -1):
             cases.append(("run", name, whole[:cut], command))
         for at in (rng.randrange(len(whole)) for _ in range(4)):
             cases.append(("run", name, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], command))
-        cases += [("run", name, content, command) for content in (b"PK\x03\x04", b"PK\x05\x06" + bytes(18),
-            b"\x80\x02}q\x00.")]
+        cases += [
+            ("run", name, content, command)
+            for content in (b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02}q\x00.")
+        ]
     for source, name, content, args in some(cases, 130):
         case.place(source, lambda folder, name=name, content=content: (folder / name).write_bytes(content))
         case(*args, ours="ours", note=f"{name} {content[:60]}")
@@ -720,12 +827,17 @@ def test_folders_of_others(case):
         ["demo", "--max-iters=1", "--num-samples=1"],
         ["export", "run"], ["export", "hf"],
     ]  # fmt: skip
-    for args, place in product(into, ("proj", "hf", "data", "run", "links", "text.txt", "links/self",
-        "links/dangling", "/dev/null", ".")):
+    for args, place in product(
+        into,
+        ("proj", "hf", "data", "run", "links", "text.txt", "links/self", "links/dangling", "/dev/null", "."),
+    ):
         if (args[0], place) == ("prepare", "data") or args[0] in ("train", "demo") and place == "run":
             continue  # its own
-        case(*args, place if args[0] == "export" else f"--out-dir={place}",
-            ours=place if (args[0], place) == ("export", "hf") else "")
+        case(
+            *args,
+            place if args[0] == "export" else f"--out-dir={place}",
+            ours=place if (args[0], place) == ("export", "hf") else "",
+        )
     for change in (["--overwrite"], ["--resume=auto", "--max-iters=2"], ["--overwrite", "--tensorboard"], []):
         case.place("run")
         case(*TRAIN, "--out-dir=ours", *change, ours="ours")
@@ -741,8 +853,12 @@ def test_folders_that_cannot_be_written(case):
         case.place("run", name=name)
     for path in (case.folder / "ours", case.folder / "new"):
         path.chmod(0o500)
-    for args in (RESUME, [*TRAIN, "--out-dir=ours/x"], ["prepare", "text.txt", "--out-dir=ours"],
-        ["export", "run", "ours"]):
+    for args in (
+        RESUME,
+        [*TRAIN, "--out-dir=ours/x"],
+        ["prepare", "text.txt", "--out-dir=ours"],
+        ["export", "run", "ours"],
+    ):
         case(*args, ours="ours")
     for path in (case.folder / "ours", case.folder / "new"):
         path.chmod(0o700)
