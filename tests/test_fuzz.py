@@ -132,7 +132,7 @@ class Cases:
         if wrong:
             last = (err.strip().splitlines() or [""])[-1]
             what = shlex.join(arg[:60] for arg in args if arg not in TRAIN).encode(errors="replace").decode()
-            self.problems.append(f"{args[0]} {what}  {note}\n    {'; '.join(wrong)}: {last[:300]}")
+            self.problems.append((f"{'; '.join(wrong)}: {last[:300]}", f"{args[0]} {what}  {note}"))
 
     def place(self, source: str, change=lambda folder: None, name: str = "ours"):
         "A fresh copy of a folder, changed."
@@ -145,8 +145,12 @@ class Cases:
         problems, self.problems = self.problems, []
         for name in ("ours", "new"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        if problems:
-            pytest.fail(f"{len(problems)} wrong:\n" + "\n".join(problems), pytrace=False)
+        groups = {}
+        for why, what in problems:
+            groups.setdefault(re.sub(r"'\w+'|\w+\(\)|\d+", "…", why)[:90], []).append(f"{what}\n    {why}")
+        if groups:
+            text = "\n".join(f"({len(group)} times) {group[0]}" for group in groups.values())
+            pytest.fail(f"{len(problems)} wrong, in {len(groups)} ways:\n{text}", pytrace=False)
 
 
 def wrongs(code: int, out: str, err: str) -> list[str]:
@@ -181,7 +185,9 @@ def case(tmp_path_factory, pytestconfig):
     environment = os.environ | ENVIRONMENT
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         environment.pop(name, None)
-    code = f"from nanogpt.cli import main; main({[*TRAIN, '--out-dir=run']}); main(['export', 'run', 'hf'])"
+    demo = ["prepare", "tales", "--tokenizer=bpe-512"]  # its data: it takes seconds
+    commands = [demo, [*TRAIN, "--out-dir=run"], ["export", "run", "hf"]]
+    code = f"from nanogpt.cli import main; assert not any([main(args) for args in {commands}])"
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, capture_output=True)
     (folder / "proj").mkdir()
     for name in ("best.pt", "tokenizer.json", "config.json", "meta.json", "metrics.jsonl", "train.bin"):
@@ -278,7 +284,7 @@ def flag_cases(kinds: set, values: list[str]) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(
     "kinds, values, count",
-    [({int, float}, NUMBERS, 330), ({bool, Literal}, WORDS, 60), ({str}, PATHS, 260)],
+    [({int, float}, NUMBERS, 130), ({bool, Literal}, WORDS, 30), ({str}, PATHS, 100)],
     ids=["numbers", "choices", "paths"],
 )
 def test_flags(case, kinds, values, count):
@@ -295,7 +301,7 @@ def test_paths_that_are_no_flags(case):
                 ["export", "run", ...], ["info", ...], ["data", "verify", ...], ["train", ...], ["plan", ...],
                 ["data", ...],
                 ["bench", ...], ["completion", ...], [...])  # fmt: skip
-    for args, value in some(product(commands, PATHS), 140):
+    for args, value in some(product(commands, PATHS), 60):
         case(*(value if arg is ... else arg for arg in args))
     for flag in ("--megabytes=x", "--rounds=é", "--rounds=", "--out", "--tokenizer"):
         case("bench", "prepare", flag)
@@ -327,14 +333,9 @@ FIELDS = sorted({*TrainConfig.__dataclass_fields__, *GPTConfig.__dataclass_field
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(
     [10**9, 10**20, 10**400, -5, 0, 1, 1e300, math.nan, "nan", "1e400", "9" * 400, "auto", "resume"]
 )  # fmt: skip
-VALUES = st.recursive(
-    PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part, max_size=3)
-)
-TABLES = st.dictionaries(
-    st.sampled_from([*FIELDS, "dataset", "eval_iters", "decay_lr", "model"]) | st.text(max_size=5),
-    VALUES,
-    max_size=4,
-)
+NAMES = st.sampled_from([*FIELDS, "dataset", "eval_iters", "decay_lr", "model", "x"])
+VALUES = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(NAMES, PLAIN, max_size=3)
+TABLES = st.dictionaries(NAMES, VALUES, max_size=3)
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml", "py"])
@@ -376,7 +377,7 @@ CONFIGS = {  # ending: contents
         b' "original_max_position_embeddings": -1}, "positions": "rotary"}', b'{"document_token": 99999}',
     ],
     "toml": [
-        b"a = " + b"[" * 200_000, b"[a" + b".a" * 100_000 + b"]", b"n_layer = 1\nn_layer = 2", b"", b"\xff",
+        b"a = " + b"[" * 200_000, b"[a" + b".a" * 20_000 + b"]", b"n_layer = 1\nn_layer = 2", b"", b"\xff",
         b"x", b"= 1",
         b"n_layer = " + b"9" * 400, b"n_layer = " + b"9" * 5000, b"learning_rate = nan",
         b"learning_rate = " + b"9" * 400,
@@ -439,7 +440,7 @@ def test_config_files(case, kind):
 
 def test_own_configs_alone(case):
     "Without a preset, and without flags that come after what the file says."
-    for name, value in some(product(FIELDS, [None, -5, 1e300, math.nan, "x", "", [], {}, 10**20, True]), 50):
+    for name, value in some(product(FIELDS, [None, -5, 1e300, math.nan, "x", "", [], {}, 10**20, True]), 25):
         (case.folder / "ours.json").write_text(json.dumps({name: value}), encoding="utf-8")
         flags = [flag for flag in TRAIN[2:] if flag.split("=")[0] != f"--{name.replace('_', '-')}"]
         endless = name in ENDLESS and isinstance(value, int)
@@ -509,7 +510,7 @@ def corpora() -> Iterator[tuple[str, bytes]]:
 
 
 def test_corpora(case):
-    for (name, content), errors in some(product(corpora(), ("strict", "replace")), 130):
+    for (name, content), errors in some(product(corpora(), ("strict", "replace")), 60):
         path = case.folder / name
         path.write_bytes(content)
         case(
@@ -625,7 +626,8 @@ def test_checkpoints(case):
         ["export", "ours/ckpt.pt", "new"],
         [*TRAIN, "--init-from=ours/ckpt.pt"],
     ]  # fmt: skip
-    for place, (name, new), args in some(product(places(whole, 3), (NEW | TENSORS).items(), commands), 300):
+    few = [place for place in places(whole, 3) if not re.search(r"h\.1|state', [1-9]", str(place))]
+    for place, (name, new), args in some(product(few, (NEW | TENSORS).items(), commands), 100):
         case.place("run")
         torch.save(changed(whole, place, new), case.folder / "ours" / "ckpt.pt")
         case(*args, ours="ours", note=f"{'.'.join(map(str, place))}: {name}")
@@ -633,20 +635,10 @@ def test_checkpoints(case):
 
 
 def test_checkpoints_that_are_no_dictionary(case):
-    contents = [
-        None,
-        3,
-        [],
-        "x",
-        torch.zeros(3),
-        {},
-        {"model": {}, "model_args": {}},
-        {1: 2},
-        {"model": None, "model_args": None},
-    ]
-    for content, keep, args in product(
-        contents, (True, False), (RESUME, ["sample", "ours", *SAMPLE], ["info", "ours"])
-    ):
+    bare = [{"model": part, "model_args": part} for part in ({}, None)]
+    contents = [None, 3, [], "x", torch.zeros(3), {}, {1: 2}, *bare]
+    commands = (RESUME, ["sample", "ours", *SAMPLE], ["info", "ours"])
+    for content, keep, args in some(product(contents, (True, False), commands), 20):
         case.place("run")
         torch.save(content, case.folder / "ours" / "ckpt.pt")
         for name in () if keep else ("best.pt", "ckpt-1.pt"):
@@ -664,29 +656,29 @@ STRINGS = {
 }
 
 
+MODEL = [
+    ["sample", "ours", "--prompt=Once", *SAMPLE], ["info", "ours"], ["eval", "ours", "--data-dir=data"],
+    ["export", "ours", "new"], [*TRAIN, "--init-from=ours"],
+]  # fmt: skip
+DATA = [
+    ["data", "verify", "ours"], ["info", "ours"], [*TRAIN, "--data-dir=ours"], ["eval", "run", "--data-dir=ours"],
+    ["plan", *TRAIN[1:], "--data-dir=ours"], ["prepare", "text.txt", "--out-dir=ours"],
+    ["prepare", "text.txt", "--out-dir=ours", "--overwrite"],
+]  # fmt: skip
+TOKENIZER = [
+    ["prepare", "text.txt", "--out-dir=new", "--tokenizer=ours/tokenizer.json"],
+    ["sample", "run", "--tokenizer=ours", *SAMPLE], [*TRAIN, "--data-dir=ours"], ["data", "verify", "ours"],
+]  # fmt: skip
+CONFIGURED = ["--config=ours/config.json", "--out-dir=new", "--max-iters=1"]
+CONFIG = [RESUME, ["train", *CONFIGURED], ["plan", *CONFIGURED]]
+
+
 @pytest.mark.parametrize(
     "source, name, commands, count",
     [
-        ("hf", "config.json", [["sample", "ours", *SAMPLE], ["info", "ours"], ["eval", "ours",
-        "--data-dir=data"],
-                               ["export", "ours", "new"], [*TRAIN, "--init-from=ours"]], 120),
-        ("hf", "tokenizer.json", [["sample", "ours", "--prompt=Once", *SAMPLE], ["eval", "ours",
-        "--data-dir=data"],
-                                  ["export", "ours", "new"], ["prepare", "text.txt", "--out-dir=new",
-                                  "--tokenizer=ours/tokenizer.json"]], 80),
-        ("data", "meta.json", [["data", "verify", "ours"], ["info", "ours"], [*TRAIN, "--data-dir=ours"],
-        ["plan", *TRAIN[1:], "--data-dir=ours"],
-                               ["eval", "run", "--data-dir=ours"], ["prepare", "text.txt", "--out-dir=ours"],
-                               ["prepare", "text.txt", "--out-dir=ours", "--overwrite"]], 120),
-        ("data", "tokenizer.json", [["data", "verify", "ours"], [*TRAIN, "--data-dir=ours"], ["prepare",
-        "text.txt", "--out-dir=new",
-                                    "--tokenizer=ours/tokenizer.json"],
-                                    ["sample", "run", "--tokenizer=ours", *SAMPLE]], 60),
-        ("run", "config.json", [["train", "--config=ours/config.json", "--out-dir=new", "--max-iters=1"],
-        RESUME,
-                                ["plan", "--config=ours/config.json"]], 60),
+        ("hf", "config.json", MODEL, 50), ("hf", "tokenizer.json", MODEL, 25), ("data", "meta.json", DATA, 50),
+        ("data", "tokenizer.json", TOKENIZER, 20), ("run", "config.json", CONFIG, 25),
     ],
-    ids=["hf-config", "hf-tokenizer", "meta", "tokenizer", "run-config"],
 )  # fmt: skip
 def test_json_files(case, source, name, commands, count):
     "Of a model, of data and of a run: each part replaced by something else, and the file by other files."
@@ -765,7 +757,7 @@ def test_safetensors(case):
         [*TRAIN, "--init-from=ours"],
     ]
     for (kind, content), args in some(
-        product([*((0, c) for c in contents), *((1, i) for i in indices)], commands), 120
+        product([*((0, c) for c in contents), *((1, i) for i in indices)], commands), 45
     ):
         case.place("hf")
         if kind:
@@ -812,7 +804,7 @@ def test_files_of_bytes(case):
             ("run", name, content, command)
             for content in (b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02}q\x00.")
         ]
-    for source, name, content, args in some(cases, 130):
+    for source, name, content, args in some(cases, 50):
         case.place(source, lambda folder, name=name, content=content: (folder / name).write_bytes(content))
         case(*args, ours="ours", note=f"{name} {content[:60]}")
     case.verdict()
@@ -827,10 +819,19 @@ def test_folders_of_others(case):
         ["demo", "--max-iters=1", "--num-samples=1"],
         ["export", "run"], ["export", "hf"],
     ]  # fmt: skip
-    for args, place in product(
-        into,
-        ("proj", "hf", "data", "run", "links", "text.txt", "links/self", "links/dangling", "/dev/null", "."),
-    ):
+    places = [
+        "proj",
+        "hf",
+        "data",
+        "run",
+        "links",
+        "text.txt",
+        "links/self",
+        "links/dangling",
+        "/dev/null",
+        ".",
+    ]
+    for args, place in some(product(into, places), 50):
         if (args[0], place) == ("prepare", "data") or args[0] in ("train", "demo") and place == "run":
             continue  # its own
         case(
