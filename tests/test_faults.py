@@ -16,9 +16,10 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
-from conftest import TINY_FLAGS, prepare_tales
+from conftest import TINY_FLAGS
 
 from nanogpt.checkpoint import find_checkpoints, load_checkpoint
+from nanogpt.corpus import tales
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and shells are POSIX")
 
@@ -130,11 +131,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def made(tmp_path_factory):
     "A folder with data, a run and an exported model, which every test copies."
     folder = tmp_path_factory.mktemp("made")
-    prepare_tales(folder / "data")
-    (folder / "text.txt").write_text(
-        "Once there was a small text about a small model. " * 90, encoding="utf-8"
-    )
-    for done in each(folder, TRAIN, ["export", "run", "hf"]):
+    (folder / "text.txt").write_text("\n".join(tales(60).documents()), encoding="utf-8")
+    for done in each(folder, ["prepare", "text.txt", "--out-dir=data"], TRAIN, ["export", "run", "hf"]):
         assert_done(done)
     return folder
 

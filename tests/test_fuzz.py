@@ -82,7 +82,7 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck), max_examples=25 * SCALE,
 )  # fmt: skip
 TRAIN = [
-    "train", "demo", "--data-dir=data", "--tokenizer=char", "--out-dir=new", "--device=cpu",
+    "train", "demo", "--data-dir=ids", "--tokenizer=char", "--out-dir=new", "--device=cpu",
     "--dtype=float32",
     *TINY_FLAGS, "--max-iters=1",
 ]  # fmt: skip
@@ -190,14 +190,14 @@ def case(tmp_path_factory, pytestconfig):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         environment.pop(name, None)
     demo = ["prepare", "tales", "--tokenizer=bpe-512"]  # its data: it takes seconds
-    data = ["prepare", "text.txt", "--out-dir=data"]
+    data = ["prepare", "text.txt", "--out-dir=ids"]
     commands = [demo, data, [*TRAIN, "--out-dir=run"], ["export", "run", "hf"]]
     code = f"from nanogpt.cli import main; assert not any([main(args) for args in {commands}])"
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, capture_output=True)
     (folder / "proj").mkdir()
     for name in ("best.pt", "tokenizer.json", "config.json", "meta.json", "metrics.jsonl", "train.bin"):
         (folder / "proj" / name).write_text('{"model_type": "bert", "mine": true}', encoding="utf-8")
-    for path in (folder / place / name for place in ("data", "run", "hf", "proj") for name in THEIRS):
+    for path in (folder / place / name for place in ("ids", "run", "hf", "proj") for name in THEIRS):
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine", encoding="utf-8")
     with subprocess.Popen(
@@ -216,7 +216,7 @@ def test_all_is_well_where_nothing_is_wrong(case):
     for args in (
         TRAIN, ["plan", *TRAIN[1:]], ["prepare", "text.txt", "--out-dir=new"], ["sample", "run", *SAMPLE],
         ["eval", "run"],
-        ["export", "run", "new"], ["info", "run"], ["info", "data"], ["data", "verify", "data"],
+        ["export", "run", "new"], ["info", "run"], ["info", "ids"], ["data", "verify", "ids"],
         ["sample", "hf", *SAMPLE],
         ["demo", "--out-dir=new", "--max-iters=1", "--num-samples=1"],
     ):  # fmt: skip
@@ -240,9 +240,9 @@ PATHS = [
     "x/" * 2000, "\udcff",
     "[", "**", "é\n\x1b", "hf:", "hf:a/b", "a/b", "cuda:99999999999", "cuda:-1", "meta", "cpu:7", "xla",
     "text.txt=inf",
-    "bpe-0", "bpe-1000000000", "bpe-" + "9" * 5000, "text.txt=1,missing=2", "run", "data", "hf",
+    "bpe-0", "bpe-1000000000", "bpe-" + "9" * 5000, "text.txt=1,missing=2", "run", "ids", "hf",
     "hf/config.json",
-    "run/ckpt.pt", "data/train-00000.bin", "hf/model.safetensors", "gpt2@x",
+    "run/ckpt.pt", "ids/train-00000.bin", "hf/model.safetensors", "gpt2@x",
 ]  # fmt: skip
 BASES = {  # a command that works, to which one more flag is added
     "train": TRAIN,
@@ -662,7 +662,7 @@ STRINGS = {
 
 
 MODEL = [
-    ["sample", "ours", "--prompt=Once", *SAMPLE], ["info", "ours"], ["eval", "ours", "--data-dir=data"],
+    ["sample", "ours", "--prompt=Once", *SAMPLE], ["info", "ours"], ["eval", "ours", "--data-dir=ids"],
     ["export", "ours", "new"], [*TRAIN, "--init-from=ours"],
 ]  # fmt: skip
 DATA = [
@@ -681,8 +681,8 @@ CONFIG = [RESUME, ["train", *CONFIGURED], ["plan", *CONFIGURED]]
 @pytest.mark.parametrize(
     "source, name, commands, count",
     [
-        ("hf", "config.json", MODEL, 50), ("hf", "tokenizer.json", MODEL, 25), ("data", "meta.json", DATA, 50),
-        ("data", "tokenizer.json", TOKENIZER, 20), ("run", "config.json", CONFIG, 25),
+        ("hf", "config.json", MODEL, 50), ("hf", "tokenizer.json", MODEL, 25), ("ids", "meta.json", DATA, 50),
+        ("ids", "tokenizer.json", TOKENIZER, 20), ("run", "config.json", CONFIG, 25),
     ],
 )  # fmt: skip
 def test_json_files(case, source, name, commands, count):
@@ -691,7 +691,7 @@ def test_json_files(case, source, name, commands, count):
     changes = [(f"{'.'.join(map(str, place))}: {what}",
     json.dumps(changed(whole, place, new)).encode(errors="surrogatepass"))
                for place, (what, new) in product(places(whole, 5), (NEW | STRINGS).items())]  # fmt: skip
-    if source == "data" and name == "meta.json":
+    if source == "ids" and name == "meta.json":
         for tokens, dtype in product(
             (0, -1, 1, 13431, 10**18), ("uint8", "uint16", "float32", "object", "U1", "V0", "int8", ">u2")
         ):
@@ -781,7 +781,7 @@ def test_safetensors(case):
 def test_files_of_bytes(case):
     "metrics.jsonl with rows of other kinds, shards cut or full of large ids, checkpoints cut or flipped."
     row = b'{"iter": 0, "val_loss": 4.5}\n'
-    size = (case.folder / "data" / "train-00000.bin").stat().st_size
+    size = (case.folder / "ids" / "train-00000.bin").stat().st_size
     rows = [b"[]\n", b"3\n", b"{}\n", b"null\n", b'"x"\n', b'{"iter": "x"}\n', b'{"iter": null}\n',
         b'{"iter": NaN}\n', b'{"iter": 1e400}\n',
             b"\xff\n", b"[" * 200_000, b'{"iter": 10' + b"0" * 400 + b"}\n", b"9" * 5000, b'{"iter": 0}\n',
@@ -796,7 +796,7 @@ def test_files_of_bytes(case):
         ["eval", "run", "--data-dir=ours", "--split=train"],
     ):
         for content in (b"", b"\x00", b"\xff" * size, b"\xff" * (size - 1), b"\x30" * size, bytes(20_000)):
-            cases.append(("data", "train-00000.bin", content, command))
+            cases.append(("ids", "train-00000.bin", content, command))
     for name, command in product(
         ("ckpt.pt", "best.pt"),
         (RESUME, ["info", "ours"], ["sample", "ours", *SAMPLE], ["export", "ours", "new"]),
@@ -828,7 +828,7 @@ def test_folders_of_others(case):
     places = [
         "proj",
         "hf",
-        "data",
+        "ids",
         "run",
         "links",
         "text.txt",
@@ -838,7 +838,7 @@ def test_folders_of_others(case):
         ".",
     ]
     for args, place in some(product(into, places), 50):
-        if (args[0], place) == ("prepare", "data") or args[0] in ("train", "demo") and place == "run":
+        if (args[0], place) == ("prepare", "ids") or args[0] in ("train", "demo") and place == "run":
             continue  # its own
         case(
             *args,
@@ -849,7 +849,7 @@ def test_folders_of_others(case):
         case.place("run")
         case(*TRAIN, "--out-dir=ours", *change, ours="ours")
     for change in ([], ["--overwrite"]):
-        case.place("data")
+        case.place("ids")
         case("prepare", "text.txt", "--out-dir=ours", *change, ours="ours")
     case.verdict()
 
