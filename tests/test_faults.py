@@ -43,7 +43,7 @@ print("RESULTS" + json.dumps(results))
 """
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = (*LAUNCHED, "SLURM", "OMPI", "PMI", "PMIX", "TORCHELASTIC", "NANOGPT_DEBUG")
-BASE = [*TINY_FLAGS, "--max-iters=6", "--eval-interval=3", "--device=cpu", "--dtype=float32"]
+BASE = [*TINY_FLAGS, "--max-iters=6", "--eval-interval=3", "--device=cpu", "--dtype=float32", "--no-aligned"]
 TRAIN = ["train", "demo", "--data-dir=data", "--tokenizer=char", "--out-dir=run", *BASE]
 FOREVER = [*TRAIN, "--max-iters=1000000", "--eval-interval=20"]
 SAMPLE = ["sample", "run", "--max-new-tokens=20", "--num-samples=2"]
