@@ -41,9 +41,14 @@ SCALE = int(os.environ.get("NANOGPT_FUZZ", 1))
 SECONDS = 10  # that a case may take
 SERVER = """
 import json, os, resource, signal, sys, traceback
+from importlib import import_module
+from importlib.util import find_spec
 import torch
 from nanogpt import cli, prepare, train, watch
 torch.set_num_threads(1)
+for name in ("datasets", "huggingface_hub", "pyarrow.parquet", "tensorboard", "yaml", "zstandard"):
+    if find_spec(name.split(".")[0]):
+        import_module(name)  # a case that imports one would seem to hang
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
@@ -289,7 +294,7 @@ def flag_cases(kinds: set, values: list[str]) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(
     "kinds, values, count",
-    [({int, float}, NUMBERS, 130), ({bool, Literal}, WORDS, 30), ({str}, PATHS, 100)],
+    [({int, float}, NUMBERS, 80), ({bool, Literal}, WORDS, 20), ({str}, PATHS, 60)],
     ids=["numbers", "choices", "paths"],
 )
 def test_flags(case, kinds, values, count):
@@ -306,7 +311,7 @@ def test_paths_that_are_no_flags(case):
                 ["export", "run", ...], ["info", ...], ["data", "verify", ...], ["train", ...], ["plan", ...],
                 ["data", ...],
                 ["bench", ...], ["completion", ...], [...])  # fmt: skip
-    for args, value in some(product(commands, PATHS), 60):
+    for args, value in some(product(commands, PATHS), 40):
         case(*(value if arg is ... else arg for arg in args))
     for flag in ("--megabytes=x", "--rounds=é", "--rounds=", "--out", "--tokenizer"):
         case("bench", "prepare", flag)
@@ -632,7 +637,7 @@ def test_checkpoints(case):
         [*TRAIN, "--init-from=ours/ckpt.pt"],
     ]  # fmt: skip
     few = [place for place in places(whole, 3) if not re.search(r"h\.1|state', [1-9]", str(place))]
-    for place, (name, new), args in some(product(few, (NEW | TENSORS).items(), commands), 100):
+    for place, (name, new), args in some(product(few, (NEW | TENSORS).items(), commands), 50):
         case.place("run")
         torch.save(changed(whole, place, new), case.folder / "ours" / "ckpt.pt")
         case(*args, ours="ours", note=f"{'.'.join(map(str, place))}: {name}")
@@ -643,7 +648,7 @@ def test_checkpoints_that_are_no_dictionary(case):
     bare = [{"model": part, "model_args": part} for part in ({}, None)]
     contents = [None, 3, [], "x", torch.zeros(3), {}, {1: 2}, *bare]
     commands = (RESUME, ["sample", "ours", *SAMPLE], ["info", "ours"])
-    for content, keep, args in some(product(contents, (True, False), commands), 20):
+    for content, keep, args in some(product(contents, (True, False), commands), 12):
         case.place("run")
         torch.save(content, case.folder / "ours" / "ckpt.pt")
         for name in () if keep else ("best.pt", "ckpt-1.pt"):
@@ -681,8 +686,8 @@ CONFIG = [RESUME, ["train", *CONFIGURED], ["plan", *CONFIGURED]]
 @pytest.mark.parametrize(
     "source, name, commands, count",
     [
-        ("hf", "config.json", MODEL, 50), ("hf", "tokenizer.json", MODEL, 25), ("ids", "meta.json", DATA, 50),
-        ("ids", "tokenizer.json", TOKENIZER, 20), ("run", "config.json", CONFIG, 25),
+        ("hf", "config.json", MODEL, 24), ("hf", "tokenizer.json", MODEL, 12), ("ids", "meta.json", DATA, 28),
+        ("ids", "tokenizer.json", TOKENIZER, 12), ("run", "config.json", CONFIG, 12),
     ],
 )  # fmt: skip
 def test_json_files(case, source, name, commands, count):
@@ -762,7 +767,7 @@ def test_safetensors(case):
         [*TRAIN, "--init-from=ours"],
     ]
     for (kind, content), args in some(
-        product([*((0, c) for c in contents), *((1, i) for i in indices)], commands), 45
+        product([*((0, c) for c in contents), *((1, i) for i in indices)], commands), 24
     ):
         case.place("hf")
         if kind:
@@ -810,7 +815,7 @@ def test_files_of_bytes(case):
             ("run", name, content, command)
             for content in (b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02}q\x00.")
         ]
-    for source, name, content, args in some(cases, 50):
+    for source, name, content, args in some(cases, 30):
         case.place(source, lambda folder, name=name, content=content: (folder / name).write_bytes(content))
         case(*args, ours="ours", note=f"{name} {content[:60]}")
     case.verdict()
@@ -837,7 +842,7 @@ def test_folders_of_others(case):
         "/dev/null",
         ".",
     ]
-    for args, place in some(product(into, places), 50):
+    for args, place in some(product(into, places), 30):
         if (args[0], place) == ("prepare", "ids") or args[0] in ("train", "demo") and place == "run":
             continue  # its own
         case(
