@@ -1,9 +1,10 @@
 # make demo: train a GPT on tales and read what it writes.     make test: everything that CI runs.
+# make fuzz: hostile flags, files and folders, many more than in make test.
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test env clean
+.PHONY: demo test fuzz env clean
 
 .venv/demo: settings.ini setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,6 +26,9 @@ test: env
 	$(BIN)/pyright nanogpt
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: env
+	NANOGPT_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py
 
 clean:
 	rm -rf .venv build *.egg-info
