@@ -10,7 +10,6 @@ __all__ = ['Count', 'CountOrZero', 'Positive', 'NonNegative', 'Fraction', 'LIMIT
 import ast
 import json
 import operator
-import re
 import reprlib
 import tomllib
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
+
+from .files import read_text
 
 # %% ../nbs/tools/config.ipynb #b7fe5fd6
 Count = Annotated[int, Ge(1), Lt(2**31)]
@@ -31,9 +32,7 @@ LIMITS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 
 
 def problem(value: Any, hint: Any) -> str:
-    """What a value must do to fit a type: a class, a `Literal`, an `Annotated` range, or a union of them.
-    Returns:
-        "" where the value fits"""
+    """What a value must do to fit a class, a `Literal`, a range or a union of them; "" where it fits."""
     kind, options = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         problems = [problem(value, option) for option in options]
@@ -78,9 +77,8 @@ class GPTConfig:
     embd_std: Positive = 0.02  # deviation of the initial embeddings
     norm: Literal["layer", "rms"] = "layer"  # LayerNorm or RMSNorm (Zhang & Sennrich 2019)
     norm_eps: Positive = 1e-5  # added to the variance before its root is taken
-    mlp: Literal["gelu", "gelu_exact", "relu2", "swiglu"] = (
-        "gelu"  # activation: tanh GELU (GPT-2), exact GELU (nanoGPT), squared ReLU, SwiGLU
-    )
+    # activation: tanh GELU (GPT-2), exact GELU (nanoGPT), squared ReLU, SwiGLU
+    mlp: Literal["gelu", "gelu_exact", "relu2", "swiglu"] = "gelu"
     n_inner: Count | None = None  # width inside the MLP; None: 4 C, for swiglu, which has a third matrix, 8/3 C
     positions: Literal["learned", "rotary"] = "learned"  # a table of block_size rows, or rotations (Su et al. 2021)
     rope_theta: Positive = 10_000.0  # base of rotary positions: larger turns more slowly, for longer contexts
@@ -97,25 +95,17 @@ class GPTConfig:
         check_fields(self)
         if self.head_dim is None and self.n_embd % self.n_head:
             nearest = -(-self.n_embd // self.n_head) * self.n_head
-            raise ValueError(
-                f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}; try "
-                f"n_embd={nearest}"
-            )
+            got = f"got n_embd={self.n_embd} and n_head={self.n_head}; try n_embd={nearest}"
+            raise ValueError(f"n_embd must be a multiple of n_head, {got}")
         if self.n_head % self.kv_heads:
-            raise ValueError(
-                f"n_head must be a multiple of n_kv_head, got n_head={self.n_head} and n_kv_head={self.n_kv_head}"
-            )
+            raise ValueError(f"n_kv_head must divide n_head={self.n_head}, got n_kv_head={self.n_kv_head}")
         if self.positions == "rotary" and self.head_size % 2:
-            raise ValueError(
-                f"rotary positions turn pairs: heads must have an even width, got {self.head_size}; set head_dim"
-            )
+            raise ValueError(f"rotary positions need heads of even width, got {self.head_size}; set head_dim")
         if self.rope_scaling is not None and set(self.rope_scaling) != ROPE_SCALING:
             names = [", ".join(sorted(names)) for names in (ROPE_SCALING, self.rope_scaling)]
             raise ValueError(f"rope_scaling must have {names[0]}, got {names[1] or 'nothing'}")
         if self.document_token is not None and self.document_token >= self.vocab_size > 0:
-            raise ValueError(
-                f"document_token must be an id below vocab_size {self.vocab_size}, got {self.document_token}"
-            )
+            raise ValueError(f"document_token {self.document_token} is beyond vocab_size {self.vocab_size}")
 
     @property
     def kv_heads(self) -> int:
@@ -173,7 +163,7 @@ _OPERATORS = {
 }
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: Any) -> Any:
     "What `ast.literal_eval` takes, and `5 * 8`; no `**`, whose results have no bound."
     if not isinstance(node, ast.BinOp):
         return ast.literal_eval(node)
@@ -189,16 +179,14 @@ def _read_py(text: str) -> dict[str, Any]:
     for statement in ast.parse(text).body:
         try:
             match statement:
-                case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                    values[name] = _literal(node)
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as node):
+                case ast.Assign([ast.Name(name)], node) | ast.AnnAssign(ast.Name(name), _, node):
                     values[name] = _literal(node)
                 case ast.Expr(value=ast.Constant(value=str())):
                     pass  # a docstring
                 case _:
                     raise ValueError("not an assignment")
         except (ValueError, TypeError, ArithmeticError):
-            line = re.split(r"\r\n?|\n", text)[statement.lineno - 1].strip()
+            line = text.split("\n")[statement.lineno - 1].strip()
             why = f"only `name = value` with a literal value is read, nothing is run; found: {line}"
             raise SyntaxError(why, ("", statement.lineno, 0, "")) from None
     return values
@@ -224,9 +212,7 @@ def _read_yaml(text: str) -> Any:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Read settings from a file without running anything in it.
-
-    Raises FileNotFoundError, or ValueError that names the file.
+    """Settings from a file, of which nothing is run. Raises ValueError or OSError that names the file.
     Args:
         path: .toml, .json, .yaml, .yml, or .py in nanoGPT's style: lines `name = literal`"""
     path = Path(path)
@@ -239,12 +225,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     }
     if path.suffix not in readers:
         raise ValueError(f"{path}: a configuration file ends in {', '.join(readers)}; rename or convert it")
-    if not path.is_file():
-        raise FileNotFoundError(f"no configuration file at {path}")
+    text = read_text(path).removeprefix("\ufeff")
     try:
-        values = readers[path.suffix](path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+        values = readers[path.suffix](text)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno or 1}: {error.msg}") from None
     except (RecursionError, MemoryError):

@@ -39,9 +39,7 @@ def context_size(model: nn.Module, block_size: int | None = None) -> int:
 
 # %% ../nbs/tools/decode.ipynb #d0000003
 def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], block_size: int):
-    """Raise ValueError for prompts that the model cannot read.
-    Args:
-        block_size: the most tokens that the model can read"""
+    "Raise ValueError for prompts that the model cannot read."
     vocab_size = _size_of(model, "vocab_size")
     if not prompts:
         raise ValueError("give at least one prompt")
@@ -156,18 +154,12 @@ class Detokenizer:
         return text
 
 # %% ../nbs/tools/decode.ipynb #1aaa71fc
-def first_prompt(
-    tokenizer: Tokenizer,
-) -> str:
+def first_prompt(tokenizer: Tokenizer) -> str:
     "What a new text begins with: nothing, or the first character where the tokenizer knows no end of text."
     return "" if tokenizer.eot is not None else tokenizer.decode([0])
 
 
-def encode_prompt(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    prompt: str,
-) -> list[int]:
+def encode_prompt(model: nn.Module, tokenizer: Tokenizer, prompt: str) -> list[int]:
     "The ids that a document with this beginning starts with."
     vocab_size = _size_of(model, "vocab_size")
     if vocab_size and tokenizer.vocab_size > vocab_size:
@@ -188,11 +180,7 @@ class PackedLinear(nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """
-        Args:
-            x: float32 (..., in)
-        Returns:
-            (..., out)"""
+        """Returns: (..., out), of float32 (..., in)"""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
@@ -208,10 +196,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Few rows go through the int8 kernel, as bfloat16; many, as in a prompt, meet the weights widened.
-        Args:
-            x: float32 (..., in)
         Returns:
-            (..., out)"""
+            (..., out), of float32 (..., in)"""
         rows = x.flatten(0, -2)
         if len(rows) > 8 or rows.shape[1] % 16:  # the kernel reads 16 numbers at once, even past a row
             y = F.linear(rows, self.weight.float()) * self.scale

@@ -20,16 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 # %% ../nbs/11_distributed.ipynb #05034e4a
-def blocks_of(
-    model: nn.Module,
-) -> list[nn.Module]:
+def blocks_of(model: nn.Module) -> list[nn.Module]:
     "The layers that a model has in lists: a GPT's blocks."
     return [layer for layers in model.modules() if isinstance(layers, nn.ModuleList) for layer in layers]
 
 # %% ../nbs/11_distributed.ipynb #190ab79f
-def checkpoint_blocks(
-    model: nn.Module,
-):
+def checkpoint_blocks(model: nn.Module):
     "Let every block keep its input only, and compute the rest again in the backward pass."
     for block in blocks_of(model):
         block.forward = partial(recompute, block.forward, use_reentrant=False)
@@ -41,9 +37,7 @@ def parallelize(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> nn.Module:
-    """Make a model learn from all ranks.
-
-    Make the optimizer afterwards. Outside of a process group it stays as it is.
+    """Make a model learn from all ranks, where there are several. Make the optimizer afterwards.
     Args:
         model: on its device, or on the CPU for "fsdp", which cuts it up in place
         strategy: "ddp": every rank has the whole model; "fsdp": each has its part of every weight
@@ -55,26 +49,19 @@ def parallelize(
         return model
     device = device or next(model.parameters()).device
     if strategy == "ddp":
-        return DistributedDataParallel(
-            model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-        )
-    mesh = init_device_mesh(
-        device.type, (dist.get_world_size(),)
-    )  # or torch would take the machine's accelerator
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))  # or torch would take the accelerator
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    warnings.filterwarnings(
-        "ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view tensor"
-    )  # the logits
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # the logits
     # without resharding, an evaluation would leave whole weights behind, which a step does not change
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return model
 
 # %% ../nbs/11_distributed.ipynb #aee39b3d
-def is_sharded(
-    model: nn.Module,
-) -> bool:
+def is_sharded(model: nn.Module) -> bool:
     "Whether FSDP has cut the model up."
     return isinstance(model, FSDPModule)
 

@@ -9,7 +9,7 @@ __all__ = ['Batches', 'PRESETS', 'TrainConfig', 'get_preset', 'own_recipe', 'con
 # %% ../nbs/tools/recipe.ipynb #2f9b3abe
 import difflib
 import re
-import reprlib
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,15 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from .config import (
-    Count,
-    CountOrZero,
-    Fraction,
-    GPTConfig,
-    NonNegative,
-    check_fields,
-    read_config,
-)
+from .config import Count, CountOrZero, Fraction, GPTConfig, NonNegative, check_fields, read_config
 
 # %% ../nbs/tools/recipe.ipynb #ac072454
 def _small_model() -> GPTConfig:
@@ -96,10 +88,8 @@ class TrainConfig:
             self.model = replace(_small_model(), **self.model)
         check_fields(self)
         if self.min_lr > self.learning_rate and self.schedule != "constant":
-            raise ValueError(
-                f"min_lr must not exceed learning_rate, got {self.min_lr} and {self.learning_rate}; a tenth of it is "
-                "usual"
-            )
+            got = f"got {self.min_lr} and {self.learning_rate}; a tenth of it is usual"
+            raise ValueError(f"min_lr must not exceed learning_rate, {got}")
         if self.compile and self.strategy == "fsdp":
             raise ValueError("compile does not go with strategy='fsdp' in this version; set compile=False")
 
@@ -144,11 +134,7 @@ PRESETS = {
 
 
 def get_preset(name: str) -> TrainConfig:
-    """A preset by name. Raises ValueError that suggests the nearest name.
-    Args:
-        name: a key of PRESETS
-    Returns:
-        a copy of your own"""
+    "A preset by name, as a copy of your own. Raises ValueError that suggests the nearest name."
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -157,14 +143,9 @@ def get_preset(name: str) -> TrainConfig:
 
 # %% ../nbs/tools/recipe.ipynb #faa923af
 def own_recipe(corpus: str, characters: int) -> TrainConfig:
-    """A run sized by the amount of text. Raises ValueError where that is too little for any model.
-    Args:
-        corpus: as in `TrainConfig`
-        characters: how much text it holds"""
+    "A run sized by the amount of text. Raises ValueError where that is too little for any model."
     if characters < 2_000:
-        raise ValueError(
-            f"{corpus} holds {characters:,} characters, too few to learn from; give it at least some ten thousand"
-        )
+        raise ValueError(f"{corpus} holds {characters:,} characters, too few to learn from; give it 10,000")
     tokenizer = "char" if characters < 500_000 else "bpe-1024" if characters < 20_000_000 else "bpe-8192"
     if characters < 200_000:
         shape, iterations = _shape(64, 3, 4, 96, dropout=0.2, init_std=0.1, embd_std=0.1), 1000
@@ -181,16 +162,14 @@ def own_recipe(corpus: str, characters: int) -> TrainConfig:
 def config_from_dict(
     values: dict[str, Any], base: TrainConfig | None = None, where: str = "the configuration"
 ) -> TrainConfig:
-    """The description that a table makes, such as that of an old checkpoint.
-
-    Raises ValueError that lists every unknown name.
+    """The description that a table makes. Raises ValueError that lists every unknown name.
     Args:
         values: fields of TrainConfig and GPTConfig, flat, or the latter in a table `model`
         base: what the other fields are; TrainConfig() when None
         where: what messages begin with"""
     base, table = base or TrainConfig(), values.get("model", {})
     if not isinstance(table, dict):
-        raise ValueError(f"{where}: model must be a table of its fields, got {reprlib.repr(table)}")
+        raise ValueError(f"{where}: model must be a table of its fields, got {type(table).__name__}")
     flat = {name: value for name, value in values.items() if name != "model"} | table
     shape, run = ({field.name: field.type for field in fields(kind)} for kind in (GPTConfig, TrainConfig))
     unknown = []
@@ -201,20 +180,14 @@ def config_from_dict(
         raise ValueError(f"{where}: unknown {', '.join(sorted(unknown))}")
     floats = {name for name, hint in (shape | run).items() if float in get_args(hint)}
     for name in floats & flat.keys():
-        flat[name] = _number(flat[name])
+        with suppress(ValueError):
+            if isinstance(flat[name], str):  # YAML reads 1e-3, which lacks a dot, as a string
+                flat[name] = float(flat[name])
     try:
         model = replace(base.model, **{name: value for name, value in flat.items() if name in shape})
         return replace(base, model=model, **{name: value for name, value in flat.items() if name in run})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _number(value: Any) -> Any:
-    "YAML reads 1e-3, which lacks a dot, as a string."
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 # %% ../nbs/tools/recipe.ipynb #09712c33
 _DATASETS = {
@@ -271,9 +244,7 @@ def read_run(path: str, base: TrainConfig | None = None) -> TrainConfig:
     return config_from_dict(values, base, path)
 
 # %% ../nbs/tools/recipe.ipynb #df35097d
-def data_path(
-    config: TrainConfig,
-) -> Path:
+def data_path(config: TrainConfig) -> Path:
     "`data_dir`, or the folder that the corpus and the tokenizer name."
     name = re.sub(r"[^\w.,=+-]+", "_", f"{Path(config.corpus).stem}-{Path(config.tokenizer).stem}")
     return Path(config.data_dir or f"data/{name}")

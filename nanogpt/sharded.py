@@ -28,9 +28,7 @@ def save_sharded(
     rest: dict,
     more: dict[str, Tensor] | None = None,
 ):
-    """Each rank writes its parts.
-
-    Rank 0 writes run.pt last, with all checksums: without it the folder is no checkpoint.
+    """Each rank writes its parts. Rank 0 writes run.pt last: without it the folder is no checkpoint.
     Args:
         folder: new; on a disk that all ranks share
         rest: everything else of the checkpoint; rank 0's is written
@@ -45,9 +43,7 @@ def save_sharded(
         dcp.save(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
     except CheckpointException as error:  # no subclass of Exception
         rank, (cause, _) = next(iter(error.failures.items()))
-        raise OSError(
-            f"{folder} was not saved (rank {rank}: {cause}); the checkpoints before it are untouched"
-        ) from None
+        raise OSError(f"{folder} was not saved (rank {rank}: {cause}); all before it are untouched") from None
     parts = {path.name: sha256_of(path) for path in sorted(folder.glob(f"__{rank}_*.distcp"))}
     parts = {name: digest for ours in gather(parts) for name, digest in ours.items()}
     with rank_zero_first():
@@ -62,25 +58,20 @@ def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
 
 # %% ../nbs/tools/sharded.ipynb #d10521c1
 def check_sharded(folder: str | Path) -> dict:
-    """Read run.pt and compare every part with its checksum.
-
-    Raises ValueError that names a bad part, or FileNotFoundError.
+    """Read run.pt and compare each part with its checksum. Raises ValueError or OSError that names a bad one.
     Returns:
         what `save_sharded` got as `rest`"""
     folder = Path(folder)
     rest = load_checkpoint(folder / "run.pt")
     for name, digest in rest["parts"].items():
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} lacks its part {name}; use another checkpoint")
+
         if sha256_of(folder / name) != digest:
             raise ValueError(f"{folder} is damaged: its part {name} has changed; use another checkpoint")
     return rest
 
 
 def make_moments(optimizer: torch.optim.Optimizer):
-    """Make Adam's moments now, and not in the first step.
-    Args:
-        optimizer: AdamW"""
+    "Make AdamW's moments now, and not in the first step."
     for p in (p for group in optimizer.param_groups for p in group["params"]):
         zero = torch.zeros((), dtype=torch.float32, device=p.device)
         optimizer.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -93,18 +84,16 @@ def load_sharded(
     optimizer: torch.optim.Optimizer,
     more: dict[str, Tensor] | None = None,
 ):
-    """Load weights and moments into a model and an optimizer of any number of ranks.
+    """Load weights and AdamW's moments into a model and an optimizer of any number of ranks.
     Args:
         folder: from `save_sharded`, by any number of ranks
         checkpoint: from `check_sharded`
-        model: cut up or whole: it gets its part
-        optimizer: AdamW"""
+        model: cut up or whole: it gets its part"""
     if not optimizer.state:
         make_moments(optimizer)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="torch.distributed is disabled"
-        )  # one process may read what many wrote
+        # one process may read what many wrote
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         tensors = {"model": model.state_dict(), "moments": _flat(optimizer.state_dict()["state"]), "more": more or {}}
         dcp.load(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
         model.load_state_dict(tensors["model"])

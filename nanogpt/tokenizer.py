@@ -225,9 +225,7 @@ class BPETokenizer(Tokenizer):
         free = (i for i in count() if i not in taken)
         for left, right in self.merges:
             if left not in self.ids or right not in self.ids or left + right in self.ids:
-                raise ValueError(
-                    f"merge {left!r} + {right!r} must make a new token of two that come before it"
-                )
+                raise ValueError(f"merge {left!r} + {right!r} must make a new token of two before it")
             self.ids[left + right] = next(free)
         self.vocab = {i: token for token, i in self.ids.items()}
         self.vocab |= {i: token.encode() for token, i in self.special_ids.items()}
@@ -270,11 +268,11 @@ class BPETokenizer(Tokenizer):
 def count_merges(vocab_size: int, special_tokens: Sequence[str]) -> int:
     "How many merges a vocabulary of this size has room for, or a ValueError."
     check_special_tokens(special_tokens)
-    n_merges, least = vocab_size - 256 - len(special_tokens), 256 + len(special_tokens)
-    if n_merges < 0:
+    least = 256 + len(special_tokens)
+    if vocab_size < least:
         why = f"256 bytes and {len(special_tokens)} special tokens need at least {least}"
         raise ValueError(f"vocab_size {vocab_size} is too small: {why}")
-    return n_merges
+    return vocab_size - least
 
 
 def train_bpe_naively(text: str, vocab_size: int, special_tokens: Sequence[str] = ()) -> BPETokenizer:
