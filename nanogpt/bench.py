@@ -8,7 +8,6 @@ __all__ = ['seconds_of', 'in_turns', 'side_by_side', 'machine', 'Row', 'Benchmar
            'save_benchmarks', 'reopening_batch', 'bench_batches', 'generate_uncached', 'copy_speed']
 
 # %% ../nbs/18_bench.ipynb #f6fca61c
-import json
 import math
 import os
 import platform
@@ -28,13 +27,11 @@ import torch
 from torch import Tensor
 
 from .data import Sampler, TokenDataset
-from .files import atomic_write
+from .files import write_json
 from .model import GPT
 
 # %% ../nbs/18_bench.ipynb #5b392c18
-def seconds_of(
-    work: Callable[[], object],
-) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
     "One timing."
     start = time.perf_counter()
     work()
@@ -59,12 +56,9 @@ def in_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
 def side_by_side(
     contenders: Mapping[str, Callable[[], object]], rounds: int = 5, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Time contenders in turns.
+    """Time contenders in turns: name -> seconds of each round.
     Args:
-        contenders: name -> the work
-        warm_up: begin with a round that is not timed
-    Returns:
-        name -> seconds of each round"""
+        warm_up: begin with a round that is not timed"""
     timed = {name: lambda work=work: seconds_of(work) for name, work in contenders.items()}
     if warm_up:
         in_turns(contenders, 1)
@@ -116,9 +110,7 @@ def to_rows(seconds: dict[str, list[float]], work: float, base: str | None = Non
 
 # %% ../nbs/18_bench.ipynb #dcbb262c
 def report(benchmark: Benchmark) -> str:
-    """A benchmark as text.
-    Returns:
-        a table"""
+    "A benchmark as a table."
     width, unit = max(len(row.name) for row in benchmark.rows), f"{benchmark.unit}/s"
 
     def digits(value: float) -> str:  # three significant ones, or the whole number
@@ -133,22 +125,17 @@ def report(benchmark: Benchmark) -> str:
 
 
 def save_benchmarks(benchmarks: list[Benchmark], path: str | Path):
-    """Keep the figures with the machine they hold for.
-    Args:
-        path: a .json file"""
+    "Keep the figures, with the machine they hold for, in a .json file."
     figures = [asdict(benchmark) for benchmark in benchmarks]
-    with atomic_write(path) as file:
-        json.dump({"nanogpt": version("nanogpt"), "benchmarks": figures}, file, indent=1)
+    write_json(path, {"nanogpt": version("nanogpt"), "benchmarks": figures})
 
 # %% ../nbs/18_bench.ipynb #626d6214
 def reopening_batch(path: Path, batch_size: int, block_size: int) -> tuple[Tensor, Tensor]:
     """Batches as nanoGPT's script draws them: map the file anew, slice each window twice, stack the slices.
     Args:
         path: a raw uint16 file
-        batch_size: B
-        block_size: T
     Returns:
-        x and y, both int64 (B, T)"""
+        x and y, both int64 (batch_size, block_size)"""
     ids = np.memmap(path, np.uint16, mode="r")
     starts = torch.randint(len(ids) - block_size, (batch_size,)).tolist()
     x = torch.stack([torch.from_numpy(ids[i : i + block_size].astype(np.int64)) for i in starts])
@@ -191,11 +178,9 @@ def generate_uncached(model: GPT, idx: Tensor, max_new_tokens: int) -> Tensor:
     return idx
 
 
-def copy_speed(megabytes: int = 512, rounds: int = 5) -> float:
-    """How fast this machine moves memory: a copy of more than its caches hold.
-    Returns:
-        bytes read and written per second"""
+def copy_speed(megabytes: int = 512) -> float:
+    "Bytes that this machine reads and writes per second, by a copy of more than its caches hold."
     source = torch.ones(megabytes * 250_000)
     target = torch.zeros_like(source)
-    seconds = side_by_side({"copy": lambda: target.copy_(source)}, rounds)["copy"]
+    seconds = side_by_side({"copy": lambda: target.copy_(source)})["copy"]
     return 2 * source.numel() * source.element_size() / min(seconds)

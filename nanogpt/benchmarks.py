@@ -48,6 +48,7 @@ from .model import GPT
 from .optim import adamw
 from .prepare import prepare
 from .sample import generate
+from .step import train_step
 from .tokenizer import BPETokenizer, train_bpe_naively
 from .vocab import TiktokenTokenizer, get_tokenizer
 
@@ -63,17 +64,14 @@ def some_text() -> str:
 def _huggingface_trainer(vocab_size: int) -> Callable[[str], Any]:
     "A function that learns merges from a text as `train_bpe` does, with Hugging Face's library."
     try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+        from tokenizers import ByteLevelBPETokenizer
     except ImportError:
         needs = "the benchmark of byte-pair encoding needs tokenizers; run `pip install 'nanogpt[hf]'`"
         raise ImportError(needs) from None
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
 
-    def train(text: str) -> Tokenizer:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.train_from_iterator([text], trainer)
+    def train(text: str) -> ByteLevelBPETokenizer:
+        tokenizer = ByteLevelBPETokenizer()
+        tokenizer.train_from_iterator([text], vocab_size, min_frequency=0, show_progress=False)
         return tokenizer
 
     return train
@@ -86,14 +84,10 @@ def bench_bpe(
     Args:
         text: Tiny Shakespeare when None"""
     huggingface, text = _huggingface_trainer(vocab_size), some_text() if text is None else text
-    peers = {
-        "Hugging Face tokenizers": lambda: huggingface(text),
-        "train_bpe": lambda: train_bpe(text, vocab_size),
-    }
-    pair = {
-        "train_bpe_naively": lambda: train_bpe_naively(text, naive_vocab_size),
-        "train_bpe": lambda: train_bpe(text, naive_vocab_size),
-    }
+    ours = partial(train_bpe, text)
+    peers = {"Hugging Face tokenizers": partial(huggingface, text), "train_bpe": partial(ours, vocab_size)}
+    naive = partial(train_bpe_naively, text, naive_vocab_size)
+    pair = {"train_bpe_naively": naive, "train_bpe": partial(ours, naive_vocab_size)}
     timed = {vocab_size: side_by_side(peers, rounds), naive_vocab_size: side_by_side(pair, 1, warm_up=False)}
     size = len(text.encode()) / 1e6
     return [
@@ -125,18 +119,15 @@ def _in_a_process(function: Callable[..., Any], *arguments) -> Any:
     return json.loads(done.stdout)
 
 # %% ../nbs/tools/benchmarks.ipynb #d45fb1dc
-def repeated_stdlib(
-    megabytes: float,
-) -> Corpus:
+def repeated_stdlib(megabytes: float) -> Corpus:
     "The Python standard library again and again, up to a size: for measuring, not for learning."
     if not 0 < megabytes < math.inf:
         raise ValueError(f"megabytes must be a positive number, got {megabytes}")
-    library = python_stdlib()
 
     def documents() -> Iterator[str]:
         written, n = 0.0, 0
         while True:
-            for text in library.documents():
+            for text in python_stdlib().documents():
                 yield f"# copy {n}\n{text}"
                 written, n = written + len(text) / 1e6, n + 1
                 if written >= megabytes:
@@ -189,7 +180,7 @@ def bench_prepare(
     return [Benchmark(title, "MB", to_rows(seconds, size), {"peak memory of prepare": peak})]
 
 # %% ../nbs/tools/benchmarks.ipynb #374f7539
-def _in_transformers(model: GPT) -> Callable[[torch.Tensor, int], torch.Tensor]:
+def _in_transformers(model: GPT, idx: torch.Tensor, new_tokens: int) -> Callable[[], torch.Tensor]:
     "Greedy text with the same weights by Hugging Face's library."
     try:
         from transformers import AutoModelForCausalLM
@@ -202,10 +193,9 @@ def _in_transformers(model: GPT) -> Callable[[torch.Tensor, int], torch.Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder)
         theirs: Any = AutoModelForCausalLM.from_pretrained(folder)
-    options = {"do_sample": False, "pad_token_id": 0}
-    return lambda idx, n: theirs.generate(
-        idx, attention_mask=torch.ones_like(idx), max_new_tokens=n, min_new_tokens=n, **options
-    )
+    length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    options = {"attention_mask": torch.ones_like(idx), "do_sample": False, "pad_token_id": 0}
+    return partial(theirs.generate, idx, **length, **options)
 
 # %% ../nbs/tools/benchmarks.ipynb #95e68e96
 def bench_decode(config: GPTConfig | None = None, new_tokens: int = 256, rounds: int = 3) -> list[Benchmark]:
@@ -218,7 +208,7 @@ def bench_decode(config: GPTConfig | None = None, new_tokens: int = 256, rounds:
     idx = torch.randint(model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(1))
     ours = lambda model: partial(generate, model, idx, new_tokens, temperature=0)
     contenders = {
-        "transformers generate": partial(_in_transformers(model), idx, new_tokens),
+        "transformers generate": _in_transformers(model, idx, new_tokens),
         "generate": ours(model),
         "generate, for_decoding": ours(for_decoding(model)),
         "generate, for_decoding int8": ours(for_decoding(model, "int8")),
@@ -245,17 +235,9 @@ def _trainer(config: GPTConfig, batch_size: int, loss_chunk: int = 0) -> tuple[C
     model.loss_chunk = loss_chunk
     optimizer, generator = adamw(model, 1e-4), torch.Generator().manual_seed(1)
     x, y = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=generator)
-
-    def step():
-        model(x, y)[1].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def state() -> dict:
-        args = asdict(config)
-        return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "model_args": args}
-
-    return step, state
+    args = asdict(config)
+    state = lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "model_args": args}
+    return partial(train_step, model, optimizer, [(x, y)]), state
 
 
 def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: int) -> tuple[float, float]:
@@ -271,7 +253,6 @@ def bench_loss(
 ) -> list[Benchmark]:
     """A training step of GPT-2 with the loss in chunks and with all logits at once, and their peak memory.
     Args:
-        loss_chunk: tokens
         rounds: processes for each contender"""
     chunks = {"all logits at once": 0, f"{loss_chunk} tokens at a time": loss_chunk}
     measure = lambda chunk: _in_a_process(_step_measured, n_layer, chunk, batch_size, block_size)

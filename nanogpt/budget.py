@@ -9,9 +9,9 @@ __all__ = ['LESS_MEMORY', 'MACHINES', 'UTILISATION', 'count_params', 'params_per
 
 # %% ../nbs/tools/budget.ipynb #f6fca61c
 import math
-import time
-from dataclasses import dataclass
 from pathlib import Path
+from timeit import timeit
+from typing import NamedTuple
 
 import torch
 
@@ -20,9 +20,7 @@ from .model import GPT
 
 # %% ../nbs/tools/budget.ipynb #c897e8c2
 def count_params(config: GPTConfig) -> dict[str, int]:
-    """Count parameters from the shape alone; the values sum to `GPT(config).num_params()`.
-    Returns:
-        part -> parameters"""
+    "Parameters of each part, from the shape alone; the values sum to `GPT(config).num_params()`."
     C, D, bias = config.n_embd, config.head_size, int(config.bias)
     queries, keys = config.n_head * D, config.kv_heads * D
     widened = config.inner * (2 if config.mlp == "swiglu" else 1)
@@ -51,8 +49,7 @@ def params_per_token(config: GPTConfig) -> int:
 def flops_per_token(config: GPTConfig, length: int | None = None) -> int:
     """Floating-point operations to train on one token (Chowdhery et al. 2022, appendix B).
 
-    Six for every weight, and 12 · n_layer · H · D · T for attention over the context. A mask saves nothing:
-    the kernel computes every score.
+    Six for every weight, and 12 · n_layer · H · D · T for attention over the context, masked or not.
     Args:
         length: T, tokens in context; None: block_size"""
     over_context = config.n_layer * config.n_head * config.head_size * (length or config.block_size)
@@ -79,14 +76,12 @@ def training_memory(
     ema: bool = False,
     shards: int = 1,
 ) -> dict[str, int]:
-    """An estimate of what a training step with AdamW holds in memory, within about 15 % of what it takes.
+    """Bytes of each part of what a training step with AdamW holds at its height, within about 15 %.
     Args:
         batch_size: windows in a micro-batch
         dtype: of the matrix products; 16-bit ones mean autocast
         loss_chunk: as `GPT.loss_chunk`
-        shards: ranks that FSDP spreads weights, gradients and moments over
-    Returns:
-        part -> bytes, at the height of a step"""
+        shards: ranks that FSDP spreads weights, gradients and moments over"""
     params, tokens, C = sum(count_params(config).values()), batch_size * config.block_size, config.n_embd
     weight, autocast = 8 if dtype == torch.float64 else 4, dtype.itemsize == 2  # bytes of a weight
     heads = 2 * (config.n_head + config.kv_heads) * config.head_size  # queries, keys, values and outputs
@@ -113,9 +108,7 @@ def training_memory(
 
 # %% ../nbs/tools/budget.ipynb #fafe44a0
 def free_memory(device: torch.device) -> int | None:
-    """What is free on a GPU (with what torch has reserved and not used), or what Linux says is available.
-    Returns:
-        bytes; None where nobody can tell"""
+    "Bytes free on a GPU, with what torch has reserved and not used, or available on Linux; None elsewhere."
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -127,13 +120,11 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def largest_batch(config: GPTConfig, windows: int, memory: int, **options) -> tuple[int, int]:
-    """The largest micro-batch that fits. Raises MemoryError where not even one window does.
+    """The largest micro-batch that fits, and how many make `windows`. Raises MemoryError where none fits.
     Args:
         windows: of one rank's step, over all its micro-batches
         memory: bytes there are; a tenth stays free
-        **options: of `training_memory`
-    Returns:
-        micro-batch and accumulation steps, whose product is `windows`"""
+        **options: of `training_memory`"""
     small = [n for n in range(1, math.isqrt(windows) + 1) if windows % n == 0]
     for batch_size in sorted({*small, *(windows // n for n in small)}, reverse=True):
         if sum(training_memory(config, batch_size, **options).values()) <= 0.9 * memory:
@@ -149,8 +140,7 @@ LESS_MEMORY = "lower batch_size (and raise gradient_accumulation_steps), "
 LESS_MEMORY += "set loss_chunk=1024, or set checkpoint_activations=True"
 
 # %% ../nbs/tools/budget.ipynb #dcbb262c
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     "A GPU, from its maker's data sheet."
 
     memory: int  # bytes
@@ -169,43 +159,34 @@ UTILISATION = 0.3  # of that speed: an assumption, and a run that keeps its GPU 
 
 # %% ../nbs/tools/budget.ipynb #626d6214
 def measure_speed(config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Time a step on random ids: the second one, or the first where it takes seconds.
-    Args:
-        dtype: of the matrix products; a 16-bit one means autocast
-    Returns:
-        training tokens per second"""
+    "Tokens per second of a training step on random ids: the second one, or the first where it takes seconds."
     model = GPT(config, torch.Generator().manual_seed(0)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(config.vocab_size, (batch_size, config.block_size), device=device)
-    seconds = 0.0
-    for _ in range(2):
-        if seconds > 3:
-            break
-        start = time.perf_counter()
+
+    def step():
         with torch.autocast(device.type, dtype=dtype, enabled=dtype.itemsize == 2):
             loss = model(ids, ids)[1]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-        seconds = time.perf_counter() - start
-    return ids.numel() / seconds
+
+    seconds = timeit(step, number=1)
+    return ids.numel() / (seconds if seconds > 3 else timeit(step, number=1))
 
 # %% ../nbs/tools/budget.ipynb #9d77b69a
 def plan(
     config: GPTConfig, windows: int, max_iters: int, device: torch.device, dtype: torch.dtype, **options
 ) -> list[dict]:
-    """Whether a run fits on each machine, in which micro-batches, and how long it takes.
+    """A row per machine: whether a run fits, in which micro-batches, and how long it takes.
 
     A row has machine, dtype and of (GB there); if the run fits also batch_size, gradient_accumulation_steps,
     gigabytes and hours. This machine's speed is measured; elsewhere it is 30 % of the data sheet's.
     Args:
         windows: of one step: batch_size × gradient_accumulation_steps
-        device: of this machine
         dtype: that this machine would use
-        **options: of `training_memory`
-    Returns:
-        a row per machine"""
+        **options: of `training_memory`"""
     rows, machines, here = [], dict(MACHINES), free_memory(device)
     if here is not None:
         machines[f"this machine ({device})"] = Machine(here, dtype, 0)

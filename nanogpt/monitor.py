@@ -19,10 +19,7 @@ def _numbers(row: dict, *without: str) -> dict[str, float]:
 
 
 class TensorBoardLog:
-    """Rows as scalars in `out_dir/tensorboard`; look with `tensorboard --logdir out_dir`.
-
-    Raises ImportError without TensorBoard.
-    """
+    "Rows as scalars in `out_dir/tensorboard`; look with `tensorboard --logdir out_dir`."
 
     def __init__(self, out_dir: str | Path, start: int = 0):
         """
@@ -44,10 +41,7 @@ class TensorBoardLog:
 
 # %% ../nbs/tools/monitor.ipynb #fafe44a0
 class WandbLog:
-    """Rows in a run of Weights & Biases.
-
-    Raises ImportError without wandb, and ValueError when wandb does not start the run.
-    """
+    "Rows in a run of Weights & Biases. Raises ValueError when wandb does not start the run."
 
     def __init__(self, out_dir: str | Path, project: str, name: str, config: dict, start: int = 0):
         """
@@ -59,21 +53,19 @@ class WandbLog:
             import wandb
         except ImportError:
             raise ImportError("logging to Weights & Biases needs wandb; run `pip install 'nanogpt[log]'`") from None
-        self.id_file, run_id = Path(out_dir) / "wandb_id.txt", secrets.token_hex(4)
+        self.id_file, self.id = Path(out_dir) / "wandb_id.txt", secrets.token_hex(4)
         if start and self.id_file.exists():
-            run_id = self.id_file.read_text(encoding="utf-8").strip()
+            self.id = self.id_file.read_text(encoding="utf-8").strip()
+        options = {"project": project, "name": name or None, "config": config, "dir": out_dir}
         try:
-            self.run = wandb.init(
-                project=project, name=name or None, config=config, dir=out_dir, id=run_id, resume="allow"
-            )
+            self.run = wandb.init(**options, id=self.id, resume="allow")
         except wandb.Error as error:
             why = " ".join(str(error).split())
-            raise ValueError(
-                f"wandb did not start the run ({why}); run `wandb login`, or set WANDB_MODE=offline"
-            ) from None
+            fix = "run `wandb login`, or set WANDB_MODE=offline"
+            raise ValueError(f"wandb did not start the run ({why}); {fix}") from None
 
     def __call__(self, row: dict):
-        self.id_file.write_text(self.run.id, encoding="utf-8")
+        self.id_file.write_text(self.id, encoding="utf-8")
         self.run.log(_numbers(row, "iter"), step=row["iter"])
 
     def close(self):
@@ -81,15 +73,11 @@ class WandbLog:
 
 # %% ../nbs/tools/monitor.ipynb #dcbb262c
 class LivePlot:
-    """A run's curves in a notebook, drawn anew in the same place at every row.
-
-    Elsewhere nothing is shown, and `figure` can be saved.
-    """
+    "A run's curves in a notebook, drawn anew in the same place at every row. Elsewhere save `figure`."
 
     def __init__(self, floor: float | None = None, reference: list[tuple[int, float]] | None = None):
         """
         Args:
-            floor: as in `plot_losses`
             reference: another run's validation loss: (iteration, value in the plot's unit)"""
         self.floor, self.reference, self.rows, self._shown = floor, reference, [], None
         set_style()
@@ -106,9 +94,8 @@ class LivePlot:
         if self.reference:
             losses.plot(*zip(*self.reference), color=COLOURS[5], linestyle=":", label="reference")
             losses.legend()
-        for ax, name, label in zip(
-            others, ("lr", "grad_norm", "tokens_per_s"), ("learning rate", "norm of the gradient", "tokens a second")
-        ):
+        labels = dict(lr="learning rate", grad_norm="norm of the gradient", tokens_per_s="tokens a second")
+        for ax, (name, label) in zip(others, labels.items()):
             points = [(row["iter"], row[name]) for row in self.rows if row.get(name) is not None]
             if points:
                 ax.plot(*zip(*points), marker="o", markersize=3, color=COLOURS[3])

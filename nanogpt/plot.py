@@ -32,11 +32,9 @@ def new_axes(*, size: tuple[float, float] = ...) -> Axes: ...
 @overload
 def new_axes(columns: int, rows: int = 1, size: tuple[float, float] = ...) -> np.ndarray: ...
 def new_axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (8.0, 4.0)) -> Axes | np.ndarray:
-    """Axes in the course's style.
+    """One Axes in the course's style, or a flat array of them.
     Args:
-        size: of the whole figure, in inches
-    Returns:
-        one Axes, or a flat array of them"""
+        size: of the whole figure, in inches"""
     set_style()
     _, axes = plt.subplots(rows, columns, figsize=size)
     return axes if rows * columns == 1 else np.ravel(axes)
@@ -51,11 +49,9 @@ def heatmap(
     ax: Axes | None = None,
     **options,
 ) -> Axes:
-    """A matrix as colours.
+    """A matrix as colours, with labels for its rows and columns.
     Args:
         values: a matrix (rows, columns): array, tensor or nested lists
-        rows: a label per row
-        columns: a label per column
         numbers: write each value into its cell
         **options: for `Axes.imshow`"""
     ax = ax or new_axes(size=(5.0, 4.2))
@@ -98,10 +94,7 @@ def plot_losses(metrics: list[dict], floor: float | None = None, ax: Axes | None
 
 
 def plot_emergence(metrics: list[dict], ax: Axes | None = None) -> Axes:
-    """The shares of samples that are well-formed and consistent, over iterations.
-    Args:
-        metrics: rows with "well_formed" and "consistent"
-    """
+    "The shares of samples that are well-formed and consistent, over iterations."
     ax = ax or new_axes()
     iterations = [row["iter"] for row in metrics]
     for name, label in (("well_formed", "well-formed"), ("consistent", "consistent")):

@@ -30,7 +30,7 @@ def entries(words: str, *forms: str) -> list[Entry]:
 
 # %% ../nbs/02_corpus.ipynb #fafe44a0
 class Grammar:
-    """A probabilistic grammar with memory.
+    """A probabilistic grammar with memory, whose rule `start` makes a whole text.
 
     A template is text with slots. `{rule}` expands to one of the rule's templates, all equally likely.
     `{variable}` picks an entry of its table when it is first met, and says that entry ever after;
@@ -38,11 +38,6 @@ class Grammar:
     """
 
     def __init__(self, rules: dict[str, list[str]], variables: dict[str, list[Entry]], start: str):
-        """
-        Args:
-            rules: rule -> its templates
-            variables: variable -> its table
-            start: the rule that makes a whole text"""
         self.variables, self.start, self.rules = variables, start, {}
         for rule, templates in rules.items():
             self.rules[rule] = [self._compile(template, rules) for template in templates]
@@ -265,7 +260,6 @@ class Derivation:
 def parse(text: str, grammar: Grammar = TALES, agreement: bool = True) -> Derivation:
     """The one derivation of `text`. Raises ParseError where it leaves the grammar.
     Args:
-        text: one whole text
         agreement: False: let every slot say any entry, whatever was said before"""
 
     def read(item: str | tuple, start: int, before: dict, rule: str) -> tuple[int, float, dict]:
@@ -301,8 +295,7 @@ def tale_level(text: str) -> str:
     Args:
         text: one tale, without the newline that ends it
     Returns:
-        "consistent", "well-formed" or "broken"
-    """
+        consistent, well-formed or broken"""
     for level, agreement in (("consistent", True), ("well-formed", False)):
         with suppress(ParseError):
             parse(text, agreement=agreement)
@@ -311,11 +304,7 @@ def tale_level(text: str) -> str:
 
 
 def score_tales(texts: Iterable[str]) -> dict[str, float]:
-    """The shares of well-formed and of consistent tales. Raises ValueError when there are none to score.
-    Args:
-        texts: any texts
-    Returns:
-        shares from 0 to 1; every consistent tale is well-formed too"""
+    "The shares, from 0 to 1, of well-formed and of consistent tales. Raises ValueError for no texts."
     levels = [tale_level(text) for text in texts]
     if not levels:
         raise ValueError("no tales to score")

@@ -7,7 +7,6 @@ figures."""
 __all__ = ['token_label', 'plot_sampling', 'explore_sampling']
 
 # %% ../nbs/tools/widgets.ipynb #f6fca61c
-from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,10 +19,7 @@ from .sample import Sampling, filter_logits
 from .tokenizer import Tokenizer
 
 # %% ../nbs/tools/widgets.ipynb #d65d3946
-def token_label(
-    tokenizer: Tokenizer,
-    token: int,
-) -> str:
+def token_label(tokenizer: Tokenizer, token: int) -> str:
     "A token's text as an axis can show it: white space made visible, and the id where there is no text."
     if token >= tokenizer.vocab_size:
         return f"id {token}"
@@ -47,7 +43,7 @@ def plot_sampling(
     entropy, drawn = (torch.distributions.Categorical(p).entropy().item() for p in (before, after))
     best = before.argsort(descending=True)[:n_best].tolist()
     labels = [token_label(tokenizer, i) for i in best]
-    axes: Axes = new_axes(size=(9.0, 3.6)) if ax is None else ax
+    axes: Axes = ax or new_axes(size=(9.0, 3.6))
     axes.bar(range(len(best)), before[best].tolist(), 0.85, color=COLOURS[5], alpha=0.4, label="the model's")
     axes.bar(range(len(best)), after[best].tolist(), 0.45, color=COLOURS[0], label="what is drawn from")
     axes.set_xticks(range(len(best)), labels)
@@ -61,12 +57,12 @@ def plot_sampling(
     return axes
 
 # %% ../nbs/tools/widgets.ipynb #fafe44a0
-def explore_sampling(logits: Tensor, tokenizer: Tokenizer, n_best: int = 20):
+def explore_sampling(logits: Tensor, tokenizer: Tokenizer):
     """`plot_sampling` under sliders for its knobs in a live notebook; the figure alone elsewhere.
     Args:
-        logits: (V,), of one position
-        n_best: tokens to draw, the likeliest first"""
+        logits: (V,), of one position"""
     import ipywidgets
+    from IPython.core.pylabtools import print_figure
     from IPython.display import Image, display
 
     counts = [k for k in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000) if k < len(logits)]
@@ -79,10 +75,9 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer, n_best: int = 20):
     }
 
     def picture() -> Image:
-        plot_sampling(logits, tokenizer, n_best, **{name: slider.value for name, slider in sliders.items()})
-        plt.savefig(png := BytesIO(), format="png", bbox_inches="tight")
+        ax = plot_sampling(logits, tokenizer, **{name: slider.value for name, slider in sliders.items()})
         plt.close()
-        return Image(png.getvalue())
+        return Image(print_figure(ax.figure))
 
     display(ipywidgets.VBox(list(sliders.values())))
     handle: Any = display(picture(), display_id=True)
