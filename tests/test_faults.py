@@ -396,7 +396,6 @@ ALONE = {
         "SLURM_LOCALID": "0",
         "SLURM_JOB_ID": "7",
     },
-    "empty": {"RANK": "", "WORLD_SIZE": ""},
 }
 NONSENSE = {
     "rank too large": {"RANK": "2", "WORLD_SIZE": "2"},

@@ -38,7 +38,10 @@ from nanogpt.recipe import TrainConfig
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits memory")
 
 SCALE = int(os.environ.get("NANOGPT_FUZZ", 1))
-SECONDS = 10  # that a case may take
+SECONDS = (
+    10  # of the processor that a case may take; six times as long by the clock, for a machine may be busy
+)
+HANG = (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL)
 SERVER = """
 import json, os, resource, signal, sys, traceback
 from importlib import import_module
@@ -54,7 +57,8 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.setsid()
-        signal.alarm(job["seconds"])
+        signal.alarm(job["wall"])
+        resource.setrlimit(resource.RLIMIT_CPU, 2 * [job["seconds"]])
         pages = int(open("/proc/self/statm").read().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, 2 * [pages * os.sysconf("SC_PAGE_SIZE") + (6 << 30)])
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -122,13 +126,13 @@ class Cases:
             self.files(ours),
             [str(self.root.with_name(f"{self.root.name}.{n}")) for n in (1, 2)],
         )
-        job = {"args": args, "seconds": 2 if endless else seconds, "streams": streams}
+        job = {"args": args, "seconds": seconds, "wall": 2 if endless else 6 * seconds, "streams": streams}
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         code = self.code = int(self.server.stdout.readline())
         self.count += 1
         out, err = (Path(path).read_text(encoding="utf-8", errors="replace") for path in streams)
-        wrong = [] if endless and code == -signal.SIGALRM else wrongs(code, out, err)
+        wrong = [] if endless and code in HANG else wrongs(code, out, err)
         after = self.files(ours)
         for name in (name for name in before if after.get(name) != before[name]):
             wrong.append(f"{name} has changed")
@@ -165,7 +169,7 @@ class Cases:
 def wrongs(code: int, out: str, err: str) -> list[str]:
     "What is wrong with the end of a command."
     if code < 0:
-        return ["hang" if code == -signal.SIGALRM else f"killed by {signal.Signals(-code).name}"]
+        return ["hang" if code in HANG else f"killed by {signal.Signals(-code).name}"]
     lines = [line.strip() for line in re.split(r"[\r\n]+", err) if line.strip()]
     errors = [line for line in lines if re.match("nanogpt: error: .", line)]
     wrong = [f"exit code {code}"] if code not in (0, 1, 2) else []
