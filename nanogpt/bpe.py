@@ -6,7 +6,6 @@
 __all__ = ['in_processes', 'train_bpe']
 
 # %% ../nbs/tools/bpe.ipynb #f1c4170b
-import codecs
 import os
 import signal
 import threading
@@ -21,7 +20,7 @@ from itertools import chain, islice, pairwise
 from multiprocessing import parent_process
 from pathlib import Path
 
-from .cuts import safe_chunks, special_pattern, utf8
+from .cuts import decode_utf8, safe_chunks, special_pattern, utf8
 from .tokenizer import BPETokenizer, count_merges, split_pieces
 
 # %% ../nbs/tools/bpe.ipynb #6b568329
@@ -90,28 +89,17 @@ def _replace_pair(
     places.update(born)
     return list(born)
 
-# %% ../nbs/tools/bpe.ipynb #1287ec79
+# %% ../nbs/tools/bpe.ipynb #8481db59
 _BLOCK = 1 << 20  # characters or bytes read at a time
 _BATCH = 4 << 20  # characters that a process counts at a time
 
 
-def _read_blocks(path: Path) -> Iterator[str]:
-    "The text of a file in blocks; a ValueError that names the byte where it is not UTF-8."
-    decoder, start, more = codecs.getincrementaldecoder("utf-8")(), 0, True
-    with open(path, "rb") as file:
-        while more:
-            start, more = file.tell() - len(decoder.getstate()[0]), file.read(_BLOCK)
-            try:
-                yield decoder.decode(more, final=not more)
-            except UnicodeDecodeError as error:
-                byte = f"byte {start + error.start} is 0x{error.object[error.start]:02x} ({error.reason})"
-                raise ValueError(f"{path} is not UTF-8: {byte}; convert the file to UTF-8") from None
-
-# %% ../nbs/tools/bpe.ipynb #8481db59
 def _texts(source: str | Path | Iterable[str], special_tokens: Sequence[str]) -> Iterator[str]:
     "Texts of about a block, none of which shares a piece with another."
     if isinstance(source, Path):
-        yield from safe_chunks(_read_blocks(source), special_tokens)
+        with open(source, "rb") as file:
+            blocks = decode_utf8(iter(partial(file.read, _BLOCK), b""), source, "convert the file to UTF-8")
+            yield from safe_chunks(blocks, special_tokens)
         return
     for number, text in enumerate([source] if isinstance(source, str) else source):
         if not isinstance(text, str):

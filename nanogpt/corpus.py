@@ -7,12 +7,12 @@ __all__ = ['END_OF_TEXT', 'HF_DATASETS', 'Corpus', 'tales', 'text_files', 'downl
            'hf_dataset', 'mix', 'get_corpus']
 
 # %% ../nbs/tools/corpus.ipynb #6e66605b
-import codecs
 import glob
 import gzip
 import hashlib
 import http.client
 import importlib
+import io
 import json
 import math
 import os
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+from .cuts import decode_utf8
 from .files import atomic_write, cache_dir, sha256_of
 from .tales import TALES, generate_text, measure
 
@@ -105,20 +106,10 @@ _REPLACE = "convert it, or read it with errors='replace' (`--errors replace`), w
 
 def _decode(pieces: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
     "Bytes as text, piece by piece, without a byte order mark and with plain newlines. A bad byte is named."
-    decoder, end, held, first = codecs.getincrementaldecoder("utf-8")(errors), 0, "", True
-    for piece in chain(filter(None, pieces), [b""]):
-        end, bad = end + len(piece), None
-        try:
-            text = held + decoder.decode(piece, final=not piece)
-        except UnicodeDecodeError as error:
-            text, bad = held + error.object[: error.start].decode(), error
-        if first and text:
-            text, first = text.removeprefix("\ufeff"), False
-        held = "\r" if piece and text.endswith("\r") else ""  # its newline may begin the next piece
-        yield text.removesuffix(held).replace("\r\n", "\n")
-        if bad:
-            byte, position = bad.object[bad.start], end - len(bad.object) + bad.start
-            raise ValueError(f"{path} is not UTF-8: byte {position} is 0x{byte:02x}; {_REPLACE}")
+    newlines, mark = io.IncrementalNewlineDecoder(None, translate=False), "\ufeff"
+    for text in chain(filter(None, decode_utf8(pieces, path, _REPLACE, errors)), [""]):
+        yield newlines.decode(text.removeprefix(mark), final=not text).replace("\r\n", "\n")
+        mark = ""
 
 # %% ../nbs/tools/corpus.ipynb #f9b23e81
 def _split_documents(pieces: Iterable[str], limit: int = 1 << 24) -> Iterator[str]:

@@ -526,7 +526,7 @@ def test_the_byte_that_is_not_utf8_is_named(before, bad, end, tmp_path, monkeypa
         content.decode()
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(
-        ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x} .*; convert the file"
+        ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x}; convert the file"
     ) as caught:
         train_bpe(tmp_path / "text", 300)
     assert str(caught.value).startswith(str(tmp_path / "text"))
