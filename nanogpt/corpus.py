@@ -144,24 +144,26 @@ def _text_of(row, column: str, where: str) -> str:
 # %% ../nbs/tools/corpus.ipynb #625ee080
 def _read_jsonl(path: Path, column: str, errors: str) -> Iterator[str]:
     "One JSON object per line. Raises ValueError that names the line."
-    number, rest = 0, ""
+    number, parts = 0, []
     for piece in chain(_decode(_read_bytes(path), path, errors), ["\n"]):
-        *lines, rest = (rest + piece).split("\n")
-        for line in lines:
-            number += 1
+        *ends, rest = piece.split("\n")
+        for end in ends:
+            line, parts, number = "".join([*parts, end]), [], number + 1
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
-                text = _text_of(json.loads(line), column, where)
-            except json.JSONDecodeError as error:
-                reason = f"{error.msg}: character {error.pos}"
-                raise ValueError(f"{where} is not JSON ({reason}); mend the line or take it out") from None
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:  # of too many digits or brackets
+                found = f"cannot be read as JSON ({str(error).replace(': line 1', ':')})"
+                raise ValueError(f"{where} {found}; mend the line or take it out") from None
+            text = _text_of(row, column, where)
             if half := re.search("[\ud800-\udfff]", text):  # from an escape such as \ud800
                 if errors == "strict":
                     raise ValueError(f"{where}: {half[0]!r} is half a surrogate pair; {_REPLACE}")
                 text = re.sub("[\ud800-\udfff]", "\ufffd", text)
             yield text
+        parts.append(rest)
 
 # %% ../nbs/tools/corpus.ipynb #30ecb8e8
 def _read_parquet(path: Path, column: str, errors: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -310,9 +311,12 @@ def test_a_file_that_was_cut_short_is_named(folder, tmp_path, name, kept):
     [
         (
             b'{"text": "no end"',
-            r"line 3 is not JSON \(Expecting ',' delimiter: character 17\); mend the line",
+            r"line 3 cannot be read as JSON \(Expecting ',' delimiter: column 18 .*; mend the line",
         ),
-        (b'{"text": "no e', r"line 3 is not JSON \(Unterminated string starting at: character 9\)"),
+        (b'{"text": "no e', r"line 3 cannot be read as JSON \(Unterminated string starting at: column 10 "),
+        (b"[" * 200_000, r"f.jsonl, line 3 cannot be read as JSON \(maximum recursion depth exceeded"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "line 3 cannot be read as JSON .Exceeds the limit .*; mend the"),
+        (b'{"text": ' + b"9" * 400 + b"}", "line 3: column 'text' holds int, not text; name another column"),
         (b'["text"]', "line 3 is a list, no object with columns"),
         (b'{"body": "x"}', "line 3 has no column 'text'; the columns are 'body'"),
         (b'{"text": ["x"]}', "line 3: column 'text' holds list, not text; name another column"),
@@ -328,6 +332,15 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     assert next(documents) == "😀 ok"
     with pytest.raises(ValueError, match=message):
         next(documents)
+
+
+def test_a_long_line_is_put_together_once(tmp_path, monkeypatch):
+    text = "a tale without end " * 200_000
+    (tmp_path / "f.jsonl").write_text(f'{{"text": "{text}"}}\n' * 2, encoding="utf-8")
+    monkeypatch.setattr("nanogpt.corpus._read_bytes", lambda path: cut(path.read_bytes(), 100))
+    start = time.perf_counter()
+    assert list(text_files(tmp_path / "f.jsonl").documents()) == [text, text]
+    assert time.perf_counter() - start < 5  # a minute, if each piece were added to all that came before it
 
 
 def test_replace_puts_the_replacement_character(tmp_path):
