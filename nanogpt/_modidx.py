@@ -151,6 +151,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'nanogpt.corpus._is_glob': ('tools/corpus.html#_is_glob', 'nanogpt/corpus.py'),
                                 'nanogpt.corpus._library': ('tools/corpus.html#_library', 'nanogpt/corpus.py'),
                                 'nanogpt.corpus._not_empty': ('tools/corpus.html#_not_empty', 'nanogpt/corpus.py'),
+                                'nanogpt.corpus._raise': ('tools/corpus.html#_raise', 'nanogpt/corpus.py'),
                                 'nanogpt.corpus._read_bytes': ('tools/corpus.html#_read_bytes', 'nanogpt/corpus.py'),
                                 'nanogpt.corpus._read_file': ('tools/corpus.html#_read_file', 'nanogpt/corpus.py'),
                                 'nanogpt.corpus._read_jsonl': ('tools/corpus.html#_read_jsonl', 'nanogpt/corpus.py'),

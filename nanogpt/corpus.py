@@ -7,7 +7,6 @@ __all__ = ['END_OF_TEXT', 'HF_DATASETS', 'Corpus', 'tales', 'text_files', 'downl
            'hf_dataset', 'mix', 'get_corpus']
 
 # %% ../nbs/tools/corpus.ipynb #6e66605b
-import glob
 import gzip
 import hashlib
 import http.client
@@ -26,6 +25,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import translate
 from itertools import chain
 from pathlib import Path
 
@@ -221,21 +221,31 @@ def _is_glob(path: str | Path) -> bool:
     return not os.path.exists(path) and any(character in str(path) for character in "*?[")
 
 
+def _raise(error: OSError):
+    raise error
+
+
 def _find_files(path: Path) -> tuple[list[Path], Path]:
-    "The files that a path names, sorted, and the folder that their names are relative to."
+    "The files that a path names, sorted, and the folder of their names. A wildcard finds no hidden names."
     if path.is_dir():
-        root, files = path, [file for file in path.rglob("*") if file.name.lower().endswith(_FOLDER_SUFFIXES)]
+        walk = os.walk(path, onerror=_raise)
+        root, files = path, [Path(folder, name) for folder, _, names in walk for name in names]
+        files = [file for file in files if file.name.lower().endswith(_FOLDER_SUFFIXES)]
     elif _is_glob(path):
-        files = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        pattern = path.relative_to(path.anchor) / ("*" if path.name == "**" else "")
+        shown = "|".join(["[^.]", *(translate(part) for part in path.parts if part.startswith("."))])
+        matching = {*Path(path.anchor).glob(str(pattern))}
+        files = [file for file in matching if all(re.match(shown, part) for part in file.parts)]
         root = Path(os.path.commonpath([file.parent for file in files])) if files else path
     else:
         root, files = path.parent, [path] if path.exists() else []
     if not files and not path.is_dir():
-        raise FileNotFoundError(f"no file {'matches' if _is_glob(path) else 'or folder at'} {path}")
+        raise FileNotFoundError(f"no file {'matches' if _is_glob(path) else 'or folder at'} {str(path)!r}")
     files = [file for file in files if file.is_file()]
     if not any(file.stat().st_size for file in files):
         kinds = f"no {', '.join(_FOLDER_SUFFIXES)} file with anything in it"
-        raise ValueError(f"no text at {path}: {kinds if path.is_dir() else 'the file is empty'}")
+        found = kinds if path.is_dir() else "the file is empty or no regular file"
+        raise ValueError(f"no text at {path}: {found}")
     return sorted(files, key=lambda file: file.relative_to(root).as_posix()), root
 
 # %% ../nbs/tools/corpus.ipynb #ddfa3c4e
