@@ -276,29 +276,28 @@ def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
         raise ValueError(f"no text at {where}: every document is empty")
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
-def download(url: str, name: str, sha256: str, attempts: int = 3) -> Path:
+def download(url: str, name: str, sha256: str) -> Path:
     """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
-    Raises OSError where it cannot be fetched, and ValueError for another file.
+    Raises OSError where three tries fail, and ValueError for another file.
     Args:
         name: the file's name in the cache folder
         sha256: what the file must be
-        attempts: tries, one and then two seconds apart
     Returns:
         the file in the cache folder"""
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
     data = b""
-    for tried in range(attempts):
+    for pause in (1, 2, None):  # seconds, before another try
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
                 data = response.read()
             break
         except (OSError, http.client.HTTPException) as error:  # HTTPException: the connection ended too early
-            if tried == attempts - 1:
+            if pause is None:
                 fix = f"connect, or put the file from {url} at {path}"
                 raise OSError(f"{name} could not be downloaded ({error}); {fix}") from None
-            time.sleep(2**tried)
+            time.sleep(pause)
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise ValueError(f"{url} gave a file with SHA-256 {found}, not {sha256}; nothing was kept")
     with atomic_write(path, "wb") as file:
@@ -402,14 +401,13 @@ def mix(corpora: Sequence[tuple[Corpus, float]]) -> Corpus:
         streams, characters = [corpus.documents() for corpus in parts], [0] * len(parts)
         while True:
             turn = min(range(len(parts)), key=lambda i: characters[i] / weights[i])
-            text = next(streams[turn], None)
-            if text is None:
+            if (text := next(streams[turn], None)) is None:
                 return
             characters[turn] += len(text)
             yield text
 
-    ends = {corpus.end for corpus in parts}
-    end = "\x1c" if len(ends) > 1 or None in ends else ends.pop()
+    ends = {corpus.end or "\x1c" for corpus in parts}
+    end = "\x1c" if len(ends) > 1 else ends.pop()
     sizes = [corpus.size / weight for corpus, weight in corpora if corpus.size is not None]
     size = round(min(sizes) * sum(weights)) if len(sizes) == len(parts) else None
     sources = [{"name": corpus.name, "weight": weight, "source": corpus.source} for corpus, weight in corpora]
