@@ -204,6 +204,8 @@ def train_bpe(
     n_merges = count_merges(vocab_size, special_tokens)
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it takes at least 1")
+    if isinstance(source, str) and os.path.isfile(source):
+        raise ValueError(f"{source!r} is a file; pass Path({source!r}), or [{source!r}] to train on its name")
     pieces = _count_pieces(_texts(source, special_tokens), special_tokens, workers)
     if not pieces:
         raise ValueError("there is no text to train on: it is empty but for special tokens")

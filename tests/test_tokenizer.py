@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -361,12 +362,19 @@ def test_documents_are_apart():
     )
 
 
-def test_a_path_is_a_file_and_a_string_is_text(tmp_path):
+def test_a_path_is_a_file_and_a_string_is_text(tmp_path, monkeypatch):
     text = "\ufeffone\r\ntwo é\r\n" * 9
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert train_bpe(tmp_path / "a.txt", 300).fingerprint == train_bpe(text, 300).fingerprint
     assert b"\r\n" in train_bpe(tmp_path / "a.txt", 300).vocab.values()
     assert train_bpe("a.txt", 256).vocab_size == 256
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", str(tmp_path / "a.txt")):
+        fix = f"{name!r} is a file; pass Path({name!r}), or [{name!r}]"
+        with pytest.raises(ValueError, match=re.escape(fix)):
+            train_bpe(name, 256)
+    for text in ("a.txt\0", "a.txt\n", "./" * 100_000 + "a.txt", ["a.txt"]):
+        assert train_bpe(text, 256).vocab_size == 256
     with pytest.raises(FileNotFoundError):
         train_bpe(tmp_path / "b.txt", 300)
 
