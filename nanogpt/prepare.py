@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .bpe import in_processes
 from .corpus import Corpus
+from .cuts import utf8
 from .data import COUNTS, Meta, SPLITS, dtype_for, read_meta
 from .files import atomic_write, own_folder, read_json, sha256_of, write_json
 from .tokenizer import Tokenizer
@@ -35,7 +36,7 @@ def split_of(text: str, val_fraction: float) -> str:
     Returns:
         "train" or "val"
     """
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    digest = hashlib.blake2b(utf8(text), digest_size=8).digest()
     return "val" if int.from_bytes(digest, "little") < val_fraction * 2**64 else "train"
 
 # %% ../nbs/tools/prepare.ipynb #36845d5f
@@ -51,15 +52,12 @@ def split_documents(corpus: Corpus, val_fraction: float) -> Iterator[tuple[int, 
     for number, text in enumerate(corpus.documents()):
         try:
             parts = [(split_of(text, val_fraction), text)]
-        except UnicodeEncodeError as error:
-            half = f"character {error.start} is {text[error.start]!r}, half a surrogate pair"
-            raise ValueError(f"document {number:,}: {half}; remove it") from None
+        except ValueError as error:
+            raise ValueError(f"document {number:,}: {error}") from None
         if few:
             cut = min(max(int(len(text) * (1 - val_fraction)), 1), max(len(text) - 1, 1))
             parts = [("train", text[:cut]), ("val", text[cut:])]
-        for split, part in parts:
-            if part:
-                yield number, split, part
+        yield from ((number, split, part) for split, part in parts if part)
 
 # %% ../nbs/tools/prepare.ipynb #4eb882be
 LONG = 1 << 20  # characters: longer documents are encoded in pieces, and this much text is one task
@@ -111,11 +109,14 @@ def _encode(task: list, tokenizer: Tokenizer) -> list:
         end = [tokenizer.eot] if last and tokenizer.eot is not None else []
         try:
             ids = np.array(tokenizer.encode(text) + end, np.int64)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+                found = f"the tokenizer gave id {ids.max()}, but its vocab_size is {tokenizer.vocab_size}"
+                raise ValueError(found)
+            if np.count_nonzero(ids == tokenizer.eot) > len(end):
+                mark = tokenizer.decode(ids[ids == tokenizer.eot][:1])
+                raise ValueError(f"holds {mark!r}, which ends documents; remove it, or use another tokenizer")
         except ValueError as error:
             raise ValueError(f"document {number:,}: {error}") from None
-        if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
-            found = f"the tokenizer gave id {ids.max()}, but its vocab_size is {tokenizer.vocab_size}"
-            raise ValueError(f"document {number:,}: {found}")
         ids = ids.astype(dtype_for(tokenizer.vocab_size))
         encoded.append((split, ids, len(text) + len(end), len(text.encode()), last))
     return encoded

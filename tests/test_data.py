@@ -148,6 +148,26 @@ class TestPieces:
         assert ids == tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:])
 
 
+@pytest.mark.parametrize("name", ["char", "byte", "bpe-300", "gpt2"])
+def test_what_ends_documents_is_in_none(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(prepare_module, "LONG", 100)
+    texts = [f"tale {i} <|endoftext|> goes on " + "and on " * (i % 90) for i in range(200)]
+    lasts = ("", "a\x1ctale " + "a tale " * 90)
+    corpora = [Corpus("c", lambda last=last: iter([*texts, last]), "\x1c") for last in lasts]
+    try:
+        tokenizer = get_tokenizer(name, texts, "\x1c")
+    except OSError as error:
+        pytest.skip(str(error))
+    for corpus in corpora[: 1 if name == "char" else 2]:
+        meta = prepare(corpus, tokenizer, tmp_path, overwrite=True)
+        for split in SPLITS:
+            ends = (all_ids(TokenDataset(tmp_path, split)) == tokenizer.eot).sum()
+            assert ends == meta["splits"][split]["documents"] + 1
+    if name == "char":
+        with pytest.raises(ValueError, match=r"document 200: holds '\\x1c', which ends documents; remove it"):
+            prepare(corpora[1], tokenizer, tmp_path / "bad")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_and_shards_change_nothing(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(prepare_module, "LONG", 2_000)
@@ -270,7 +290,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="document 0: the tokenizer gave id 300, but its vocab_size is 200"):
         prepare(tales(3), Liar(), tmp_path / "liar")
     for workers in (1, 2):
-        with pytest.raises(ValueError, match="document 1: character 2 is .*surrogate"):
+        with pytest.raises(ValueError, match="document 1: character 2 of the text is .*surrogate"):
             prepare(
                 Corpus("half", lambda: iter(["fine", "ab\ud800"])),
                 ByteTokenizer(),
