@@ -7,12 +7,11 @@ __all__ = ['END_OF_TEXT', 'HF_DATASETS', 'Corpus', 'tales', 'text_files', 'downl
            'hf_dataset', 'mix', 'get_corpus']
 
 # %% ../nbs/tools/corpus.ipynb #6e66605b
-import codecs
-import glob
 import gzip
 import hashlib
 import http.client
 import importlib
+import io
 import json
 import math
 import os
@@ -26,9 +25,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import translate
 from itertools import chain
 from pathlib import Path
 
+from .cuts import decode_utf8
 from .files import atomic_write, cache_dir, sha256_of
 from .tales import TALES, generate_text, measure
 
@@ -105,20 +106,10 @@ _REPLACE = "convert it, or read it with errors='replace' (`--errors replace`), w
 
 def _decode(pieces: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
     "Bytes as text, piece by piece, without a byte order mark and with plain newlines. A bad byte is named."
-    decoder, end, held, first = codecs.getincrementaldecoder("utf-8")(errors), 0, "", True
-    for piece in chain(filter(None, pieces), [b""]):
-        end, bad = end + len(piece), None
-        try:
-            text = held + decoder.decode(piece, final=not piece)
-        except UnicodeDecodeError as error:
-            text, bad = held + error.object[: error.start].decode(), error
-        if first and text:
-            text, first = text.removeprefix("\ufeff"), False
-        held = "\r" if piece and text.endswith("\r") else ""  # its newline may begin the next piece
-        yield text.removesuffix(held).replace("\r\n", "\n")
-        if bad:
-            byte, position = bad.object[bad.start], end - len(bad.object) + bad.start
-            raise ValueError(f"{path} is not UTF-8: byte {position} is 0x{byte:02x}; {_REPLACE}")
+    newlines, mark = io.IncrementalNewlineDecoder(None, translate=False), "\ufeff"
+    for text in chain(filter(None, decode_utf8(pieces, path, _REPLACE, errors)), [""]):
+        yield newlines.decode(text.removeprefix(mark), final=not text).replace("\r\n", "\n")
+        mark = ""
 
 # %% ../nbs/tools/corpus.ipynb #f9b23e81
 def _split_documents(pieces: Iterable[str], limit: int = 1 << 24) -> Iterator[str]:
@@ -153,24 +144,26 @@ def _text_of(row, column: str, where: str) -> str:
 # %% ../nbs/tools/corpus.ipynb #625ee080
 def _read_jsonl(path: Path, column: str, errors: str) -> Iterator[str]:
     "One JSON object per line. Raises ValueError that names the line."
-    number, rest = 0, ""
+    number, parts = 0, []
     for piece in chain(_decode(_read_bytes(path), path, errors), ["\n"]):
-        *lines, rest = (rest + piece).split("\n")
-        for line in lines:
-            number += 1
+        *ends, rest = piece.split("\n")
+        for end in ends:
+            line, parts, number = "".join([*parts, end]), [], number + 1
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
-                text = _text_of(json.loads(line), column, where)
-            except json.JSONDecodeError as error:
-                reason = f"{error.msg}: character {error.pos}"
-                raise ValueError(f"{where} is not JSON ({reason}); mend the line or take it out") from None
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:  # of too many digits or brackets
+                found = f"cannot be read as JSON ({str(error).replace(': line 1', ':')})"
+                raise ValueError(f"{where} {found}; mend the line or take it out") from None
+            text = _text_of(row, column, where)
             if half := re.search("[\ud800-\udfff]", text):  # from an escape such as \ud800
                 if errors == "strict":
                     raise ValueError(f"{where}: {half[0]!r} is half a surrogate pair; {_REPLACE}")
                 text = re.sub("[\ud800-\udfff]", "\ufffd", text)
             yield text
+        parts.append(rest)
 
 # %% ../nbs/tools/corpus.ipynb #30ecb8e8
 def _read_parquet(path: Path, column: str, errors: str) -> Iterator[str]:
@@ -228,21 +221,31 @@ def _is_glob(path: str | Path) -> bool:
     return not os.path.exists(path) and any(character in str(path) for character in "*?[")
 
 
+def _raise(error: OSError):
+    raise error
+
+
 def _find_files(path: Path) -> tuple[list[Path], Path]:
-    "The files that a path names, sorted, and the folder that their names are relative to."
+    "The files that a path names, sorted, and the folder of their names. A wildcard finds no hidden names."
     if path.is_dir():
-        root, files = path, [file for file in path.rglob("*") if file.name.lower().endswith(_FOLDER_SUFFIXES)]
+        walk = os.walk(path, onerror=_raise)
+        root, files = path, [Path(folder, name) for folder, _, names in walk for name in names]
+        files = [file for file in files if file.name.lower().endswith(_FOLDER_SUFFIXES)]
     elif _is_glob(path):
-        files = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        pattern = path.relative_to(path.anchor) / ("*" if path.name == "**" else "")
+        shown = "|".join(["[^.]", *(translate(part) for part in path.parts if part.startswith("."))])
+        matching = {*Path(path.anchor).glob(str(pattern))}
+        files = [file for file in matching if all(re.match(shown, part) for part in file.parts)]
         root = Path(os.path.commonpath([file.parent for file in files])) if files else path
     else:
         root, files = path.parent, [path] if path.exists() else []
     if not files and not path.is_dir():
-        raise FileNotFoundError(f"no file {'matches' if _is_glob(path) else 'or folder at'} {path}")
+        raise FileNotFoundError(f"no file {'matches' if _is_glob(path) else 'or folder at'} {str(path)!r}")
     files = [file for file in files if file.is_file()]
     if not any(file.stat().st_size for file in files):
         kinds = f"no {', '.join(_FOLDER_SUFFIXES)} file with anything in it"
-        raise ValueError(f"no text at {path}: {kinds if path.is_dir() else 'the file is empty'}")
+        found = kinds if path.is_dir() else "the file is empty or no regular file"
+        raise ValueError(f"no text at {path}: {found}")
     return sorted(files, key=lambda file: file.relative_to(root).as_posix()), root
 
 # %% ../nbs/tools/corpus.ipynb #ddfa3c4e
@@ -273,29 +276,28 @@ def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
         raise ValueError(f"no text at {where}: every document is empty")
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
-def download(url: str, name: str, sha256: str, attempts: int = 3) -> Path:
+def download(url: str, name: str, sha256: str) -> Path:
     """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
-    Raises OSError where it cannot be fetched, and ValueError for another file.
+    Raises OSError where three tries fail, and ValueError for another file.
     Args:
         name: the file's name in the cache folder
         sha256: what the file must be
-        attempts: tries, one and then two seconds apart
     Returns:
         the file in the cache folder"""
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
     data = b""
-    for tried in range(attempts):
+    for pause in (1, 2, None):  # seconds, before another try
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
                 data = response.read()
             break
         except (OSError, http.client.HTTPException) as error:  # HTTPException: the connection ended too early
-            if tried == attempts - 1:
+            if pause is None:
                 fix = f"connect, or put the file from {url} at {path}"
                 raise OSError(f"{name} could not be downloaded ({error}); {fix}") from None
-            time.sleep(2**tried)
+            time.sleep(pause)
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise ValueError(f"{url} gave a file with SHA-256 {found}, not {sha256}; nothing was kept")
     with atomic_write(path, "wb") as file:
@@ -399,14 +401,13 @@ def mix(corpora: Sequence[tuple[Corpus, float]]) -> Corpus:
         streams, characters = [corpus.documents() for corpus in parts], [0] * len(parts)
         while True:
             turn = min(range(len(parts)), key=lambda i: characters[i] / weights[i])
-            text = next(streams[turn], None)
-            if text is None:
+            if (text := next(streams[turn], None)) is None:
                 return
             characters[turn] += len(text)
             yield text
 
-    ends = {corpus.end for corpus in parts}
-    end = "\x1c" if len(ends) > 1 or None in ends else ends.pop()
+    ends = {corpus.end or "\x1c" for corpus in parts}
+    end = "\x1c" if len(ends) > 1 else ends.pop()
     sizes = [corpus.size / weight for corpus, weight in corpora if corpus.size is not None]
     size = round(min(sizes) * sum(weights)) if len(sizes) == len(parts) else None
     sources = [{"name": corpus.name, "weight": weight, "source": corpus.source} for corpus, weight in corpora]

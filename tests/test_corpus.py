@@ -5,11 +5,13 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -310,9 +312,12 @@ def test_a_file_that_was_cut_short_is_named(folder, tmp_path, name, kept):
     [
         (
             b'{"text": "no end"',
-            r"line 3 is not JSON \(Expecting ',' delimiter: character 17\); mend the line",
+            r"line 3 cannot be read as JSON \(Expecting ',' delimiter: column 18 .*; mend the line",
         ),
-        (b'{"text": "no e', r"line 3 is not JSON \(Unterminated string starting at: character 9\)"),
+        (b'{"text": "no e', r"line 3 cannot be read as JSON \(Unterminated string starting at: column 10 "),
+        (b"[" * 200_000, r"f.jsonl, line 3 cannot be read as JSON \(maximum recursion depth exceeded"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "line 3 cannot be read as JSON .Exceeds the limit .*; mend the"),
+        (b'{"text": ' + b"9" * 400 + b"}", "line 3: column 'text' holds int, not text; name another column"),
         (b'["text"]', "line 3 is a list, no object with columns"),
         (b'{"body": "x"}', "line 3 has no column 'text'; the columns are 'body'"),
         (b'{"text": ["x"]}', "line 3: column 'text' holds list, not text; name another column"),
@@ -328,6 +333,15 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     assert next(documents) == "😀 ok"
     with pytest.raises(ValueError, match=message):
         next(documents)
+
+
+def test_a_long_line_is_put_together_once(tmp_path, monkeypatch):
+    text = "a tale without end " * 200_000
+    (tmp_path / "f.jsonl").write_text(f'{{"text": "{text}"}}\n' * 2, encoding="utf-8")
+    monkeypatch.setattr("nanogpt.corpus._read_bytes", lambda path: cut(path.read_bytes(), 100))
+    start = time.perf_counter()
+    assert list(text_files(tmp_path / "f.jsonl").documents()) == [text, text]
+    assert time.perf_counter() - start < 5  # a minute, if each piece were added to all that came before it
 
 
 def test_replace_puts_the_replacement_character(tmp_path):
@@ -399,6 +413,60 @@ def test_files_folders_and_globs(tmp_path):
     with pytest.raises(ValueError, match="no text at .*blank.txt.gz: every document is empty"):
         (tmp_path / "blank.txt.gz").write_bytes(gzip.compress(b""))
         list(text_files(tmp_path / "blank.txt.gz").documents())
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_globs_follow_no_links_into_a_circle_and_find_no_hidden_names(tmp_path, monkeypatch, relative):
+    for name in ("a.txt", "b/c.txt", ".hidden.txt", "b/.git/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    (tmp_path / "b" / "link").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "b" / "e.txt").symlink_to(tmp_path / "a.txt")
+    monkeypatch.chdir(tmp_path)
+    found = {
+        "**/*.txt": ["a.txt", "b/c.txt", "a.txt"],
+        "**": ["a.txt", "b/c.txt", "a.txt"],
+        "b/**/c.txt": ["b/c.txt"],
+        "b/link/*.txt": ["a.txt"],
+        "**/.git/*": ["b/.git/d.txt"],
+        ".*": [".hidden.txt"],
+        "": [".hidden.txt", "a.txt", "b/.git/d.txt", "b/c.txt", "a.txt"],  # a folder is read whole
+    }
+    for pattern, texts in found.items():
+        corpus = get_corpus((pattern or ".") if relative else f"{tmp_path}/{pattern}")
+        assert list(corpus.documents()) == texts, pattern
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", tmp_path / "p*", "/dev/zero"):
+        found = f"no text at {path}: the file is empty or no regular file"
+        with pytest.raises(ValueError, match=re.escape(found)):
+            get_corpus(str(path))
+    (tmp_path / "a.txt").write_text("a", encoding="utf-8")
+    assert list(get_corpus(str(tmp_path)).documents()) == ["a"]
+
+
+def test_a_path_with_a_nul_is_named():
+    for path in ("a\0b", "a\0*", "*/\0"):
+        for read in (get_corpus, text_files):
+            with pytest.raises(FileNotFoundError, match=re.escape(repr(path))):
+                read(path)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.txt").write_text("a", encoding="utf-8")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="closed"):
+        text_files(tmp_path)
 
 
 def test_the_source_is_the_same_for_a_copy_and_another_for_other_text(tmp_path):

@@ -30,7 +30,7 @@ from nanogpt.data import (
     dtype_for,
     is_prepared,
 )
-from nanogpt.prepare import pieces, prepare, split_of, verify
+from nanogpt.prepare import prepare, split_of, verify
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt.vocab import get_tokenizer
 
@@ -120,33 +120,34 @@ def test_characters_equal_tokens_for_characters(tmp_path):
         assert all(info["tokens"] == info["characters"] for info in meta["splits"].values())
 
 
-@given(st.text("ab1 .\n'é字", max_size=120), st.integers(1, 20))
-def test_pieces_have_the_ids_of_the_whole(text, longest):
-    tokenizer = TestPieces.tokenizer()
-    parts = list(pieces(text, longest))
-    assert "".join(parts) == text
-    assert [i for part in parts for i in tokenizer.encode(part)] == tokenizer.encode(text)
+def test_one_long_document_equals_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "LONG", 100)
+    text = "one long document, ab ab\n\n  ab'a of 11 words " * 50
+    tokenizer = train_bpe("ab ab  ab a b b\n\n ba'a .. . 1 11  é字é 字 " * 20, 400)
+    prepare(Corpus("long", lambda: iter([text])), tokenizer, tmp_path, shard_tokens=64)
+    ids = [i for split in SPLITS for i in all_ids(TokenDataset(tmp_path, split)).tolist()]
+    cut = int(len(text) * 0.9)
+    assert ids == tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:])
 
 
-class TestPieces:
-    "Byte pairs that reach over everything they can reach over."
-
-    _tokenizer = None
-
-    @classmethod
-    def tokenizer(cls):
-        text = "ab ab  ab a b b\n\n ba'a .. . 1 11  é字é 字 " * 20
-        cls._tokenizer = cls._tokenizer or train_bpe(text, 400)
-        return cls._tokenizer
-
-    def test_one_long_document_equals_the_whole(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(prepare_module, "LONG", 100)
-        text = "one long document, ab ab\n\n  ab'a of 11 words " * 50
-        tokenizer = self.tokenizer()
-        prepare(Corpus("long", lambda: iter([text])), tokenizer, tmp_path, shard_tokens=64)
-        ids = [i for split in SPLITS for i in all_ids(TokenDataset(tmp_path, split)).tolist()]
-        cut = int(len(text) * 0.9)
-        assert ids == tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:])
+@pytest.mark.parametrize("name", ["char", "byte", "bpe-300", "gpt2"])
+def test_what_ends_documents_is_in_none(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(prepare_module, "LONG", 100)
+    texts = [f"tale {i} <|endoftext|> goes on " + "and on " * (i % 90) for i in range(200)]
+    lasts = ("", "a\x1ctale " + "a tale " * 90)
+    corpora = [Corpus("c", lambda last=last: iter([*texts, last]), "\x1c") for last in lasts]
+    try:
+        tokenizer = get_tokenizer(name, texts, "\x1c")
+    except OSError as error:
+        pytest.skip(str(error))
+    for corpus in corpora[: 1 if name == "char" else 2]:
+        meta = prepare(corpus, tokenizer, tmp_path, overwrite=True)
+        for split in SPLITS:
+            ends = (all_ids(TokenDataset(tmp_path, split)) == tokenizer.eot).sum()
+            assert ends == meta["splits"][split]["documents"] + 1
+    if name == "char":
+        with pytest.raises(ValueError, match=r"document 200: holds '\\x1c', which ends documents; remove it"):
+            prepare(corpora[1], tokenizer, tmp_path / "bad")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -270,7 +271,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="document 0: the tokenizer gave id 300, but its vocab_size is 200"):
         prepare(tales(3), Liar(), tmp_path / "liar")
     for workers in (1, 2):
-        with pytest.raises(ValueError, match="document 1: character 2 is .*surrogate"):
+        with pytest.raises(ValueError, match="document 1: character 2 of the text is .*surrogate"):
             prepare(
                 Corpus("half", lambda: iter(["fine", "ab\ud800"])),
                 ByteTokenizer(),

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import time
 import tracemalloc
 from functools import cache
 from hashlib import sha1
+from importlib import import_module
 from itertools import islice, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +43,8 @@ from nanogpt.vocab import (
     to_huggingface,
     tokenizer_from_dict,
 )
+
+prepare_module = import_module("nanogpt.prepare")  # nanogpt.prepare is the function
 
 
 def gpt2():
@@ -364,12 +368,19 @@ def test_documents_are_apart():
     )
 
 
-def test_a_path_is_a_file_and_a_string_is_text(tmp_path):
+def test_a_path_is_a_file_and_a_string_is_text(tmp_path, monkeypatch):
     text = "\ufeffone\r\ntwo é\r\n" * 9
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert train_bpe(tmp_path / "a.txt", 300).fingerprint == train_bpe(text, 300).fingerprint
     assert b"\r\n" in train_bpe(tmp_path / "a.txt", 300).vocab.values()
     assert train_bpe("a.txt", 256).vocab_size == 256
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", str(tmp_path / "a.txt")):
+        fix = f"{name!r} is a file; pass Path({name!r}), or [{name!r}]"
+        with pytest.raises(ValueError, match=re.escape(fix)):
+            train_bpe(name, 256)
+    for text in ("a.txt\0", "a.txt\n", "./" * 100_000 + "a.txt", ["a.txt"]):
+        assert train_bpe(text, 256).vocab_size == 256
     with pytest.raises(FileNotFoundError):
         train_bpe(tmp_path / "b.txt", 300)
 
@@ -529,7 +540,7 @@ def test_the_byte_that_is_not_utf8_is_named(before, bad, end, tmp_path, monkeypa
         content.decode()
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(
-        ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x} .*; convert the file"
+        ValueError, match=f"is not UTF-8: byte {expected.value.start} is 0x{bad[0]:02x}; convert the file"
     ) as caught:
         train_bpe(tmp_path / "text", 300)
     assert str(caught.value).startswith(str(tmp_path / "text"))
@@ -587,6 +598,17 @@ def chunks_of(text: str, cuts: list[int]) -> list[str]:
     return [text[start:end] for start, end in zip(places, places[1:])]
 
 
+def every_kind(text: str, special_tokens: list[str]) -> list[Tokenizer]:
+    return [
+        CharTokenizer.from_text(text + "a"),
+        ByteTokenizer(),
+        train_bpe([text + "ab ab\n\n ab"], 300, special_tokens),
+        our_gpt2(),
+        gpt2(),
+        *map(small_tiktoken, ["r50k_base", "cl100k_base", "o200k_base"]),
+    ]
+
+
 @settings(max_examples=300)
 @given(CUT_TEXTS, st.lists(st.integers(0, 200), max_size=30), SPECIALS, st.sampled_from(["none", "all"]))
 @example("a \n\nb", [1, 2, 3, 4], [], "none")
@@ -595,18 +617,27 @@ def chunks_of(text: str, cuts: list[int]) -> list[str]:
 @example("xb a", [3], ["b a"], "all")
 @example("x<|endoftext|>  y", [*range(1, 17)], ["<|endoftext|>"], "all")
 def test_the_same_ids_whatever_the_cuts(text, cuts, special_tokens, allowed):
-    tokenizers = [
-        CharTokenizer.from_text(text + "a"),
-        ByteTokenizer(),
-        train_bpe(text + "ab ab\n\n ab", 300, special_tokens),
-        our_gpt2(),
-        gpt2(),
-        *map(small_tiktoken, ["r50k_base", "cl100k_base", "o200k_base"]),
-    ]
-    for tokenizer in tokenizers:
+    for tokenizer in every_kind(text, special_tokens):
         ids = list(tokenizer.encode_iterable(chunks_of(text, cuts), allowed))
         assert ids == tokenizer.encode(text, allowed), tokenizer
         assert list(tokenizer.encode_iterable(text, allowed)) == ids
+
+
+@given(CUT_TEXTS, st.integers(1, 20))
+@example("a!\n\n/b", 2)
+@example("x" * 50, 7)
+def test_pieces_of_a_long_document_have_the_ids_of_the_whole(text, longest):
+    assume(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "LONG", longest)
+        for tokenizer in every_kind(text, []):
+            pieces = list(prepare_module._pieces([(7, "val", text)], {"val": 0}, tokenizer.boundary))
+            parts = [part for *_, part, _ in pieces]
+            assert "".join(parts) == text and all(parts)
+            assert [i for part in parts for i in tokenizer.encode(part)] == tokenizer.encode(text), tokenizer
+            assert [last for *_, last in pieces] == [False] * (len(parts) - 1) + [True]
+            if isinstance(tokenizer, CharTokenizer | ByteTokenizer):
+                assert max(map(len, parts)) <= longest
 
 
 def test_lines_of_a_file_are_the_file():
