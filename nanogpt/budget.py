@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LESS_MEMORY', 'MACHINES', 'UTILISATION', 'count_params', 'params_per_token', 'flops_per_token',
            'kv_cache_bytes', 'training_memory', 'free_memory', 'largest_batch', 'Machine', 'measure_speed',
-           'plan']
+           'plan', 'human_time']
 
 # %% ../nbs/tools/budget.ipynb #f6fca61c
 import math
@@ -207,3 +207,11 @@ def plan(
             speed = measure_speed(config, min(batch_size, tried), device, dtype)
         row["hours"] = windows * config.block_size * max_iters / speed / 3600
     return rows
+
+
+def human_time(hours: float) -> str:
+    "In the largest unit of which there are two: 106 years, 3.5 hours."
+    units = {"years": 24 * 365.25, "days": 24, "hours": 1, "minutes": 1 / 60, "seconds": 1 / 3600}
+    unit = next((unit for unit, size in units.items() if hours >= 2 * size), "seconds")
+    number = hours / units[unit]
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"

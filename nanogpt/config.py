@@ -207,7 +207,7 @@ def _read_yaml(text: str) -> Any:
         if isinstance(node, yaml.MappingNode):
             _without_twins([(name.value, value) for name, value in node.value])
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:  # of values that do not fit their tags
         raise ValueError(error) from None
 
 

@@ -19,8 +19,9 @@ import torch
 from .checkpoint import check_tokenizer, model_from_checkpoint
 from .config import GPTConfig
 from .corpus import get_corpus
-from .data import SPLITS, Sampler, TokenDataset, is_prepared, read_meta
+from .data import Sampler, TokenDataset
 from .hub import load_model, tokenizer_of
+from .manifest import SPLITS, is_prepared, read_meta
 from .model import GPT
 from .prepare import prepare
 from .recipe import TrainConfig, data_path

@@ -23,8 +23,9 @@ from tqdm import tqdm
 from .bpe import in_batches, in_processes
 from .corpus import Corpus
 from .cuts import safe_chunks, utf8
-from .data import COUNTS, Meta, SPLITS, dtype_for, read_meta
+from .data import dtype_for
 from .files import atomic_write, own_folder, read_json, sha256_of, write_json
+from .manifest import COUNTS, Meta, SPLITS, read_meta
 from .tokenizer import Tokenizer
 from .vocab import load_tokenizer
 

@@ -216,7 +216,7 @@ def from_nanogpt(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             translated |= _DATASETS.get(str(value), other)
         elif name == "decay_lr":
             translated["schedule"] = "cosine" if value else "constant"
-        elif name == "eval_iters":  # nanoGPT counts batches, of 12 windows where nothing is said
+        elif name == "eval_iters" and isinstance(value, int):  # batches, of 12 windows where nothing is said
             translated["eval_windows"] = value * values.get("batch_size", 12)
         elif name in _RENAMED:
             translated[_RENAMED[name]] = value

@@ -134,13 +134,12 @@ def find_start(config: TrainConfig) -> tuple[Path | None, dict]:
     """Raises ValueError for a run that would be replaced unasked, and where the ranks find different checkpoints.
     Returns:
         the checkpoint to go on from, and what is in it; None and nothing for a new run"""
-    best = Path(config.out_dir) / "best.pt"
-    restarted = any(gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0))
+    restarted = any(gather(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"))
     there = find_checkpoints(config.out_dir)
     path, checkpoint = None, {}
     if config.init_from == "resume" or there and (config.resume == "auto" or restarted):
         path, checkpoint = latest_checkpoint(config.out_dir)
-    elif (there or best.exists() and config.resume != "auto") and not config.overwrite:
+    elif (there or config.resume == "never" and Path(config.out_dir, "best.pt").exists()) and not config.overwrite:
         raise ValueError(
             f"{config.out_dir} already holds a run: go on with it (resume='auto'), choose another out_dir, or set "
             "overwrite=True"
@@ -178,9 +177,7 @@ def check_memory(config: TrainConfig, shape: GPTConfig, dtype: torch.dtype, free
 def fit_batch_size(
     config: TrainConfig, model: Any, device: torch.device, dtype: torch.dtype, free: int | None
 ) -> TrainConfig:
-    """The largest micro-batch that fits, by estimate and then by a forward and backward pass on trial.
-
-    Every rank calls it.
+    """The largest micro-batch that fits, by estimate and then on trial. Every rank calls it.
     Args:
         model: on its device; one that FSDP will cut up may wait on the CPU
         free: bytes, before the model was there; None where nobody can tell

@@ -180,8 +180,7 @@ def train(
             show, best_at = first and progress, run.iter_num
             logs = [*logs, *open_logs(run)] if first else []
             for log in logs:
-                stack.push(harmless("closing a log"))
-                stack.callback(getattr(log, "close", bool))
+                stack.callback(harmless("closing a log")(getattr(log, "close", bool)))
             if show:
                 print(describe(run))
             asked, began = signals.enter_context(stop_on_signals()), time.monotonic()

@@ -59,7 +59,7 @@ def plot_run(metrics: list[dict], floor: float | None, out_dir: Path) -> Path:
     axes = new_axes(2, size=(11.0, 4.0)) if scored else [new_axes()]
     plot_losses(metrics, floor, ax=axes[0])
     if scored:
-        plot_emergence(metrics, ax=axes[1])
+        plot_emergence([row for row in metrics if "well_formed" in row], ax=axes[1])  # older rows may lack it
     path = Path(out_dir) / "losses.png"
     with atomic_write(path, "wb") as file:
         plt.savefig(file, format="png", dpi=100)

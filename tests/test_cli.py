@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 from conftest import TINY_FLAGS
 
-from nanogpt.cli import COMMANDS, human_time, main
+from nanogpt.budget import human_time
+from nanogpt.cli import COMMANDS, main
 from nanogpt.config import GPTConfig
 from nanogpt.flags import GROUPS, comments, in_flags
 from nanogpt.recipe import TrainConfig
@@ -86,14 +87,14 @@ def test_help_of_train_has_groups_ranges_and_a_line_for_each_flag(nanogpt):
     titles = re.findall(r"─ (\w+) options ─", printed)
     assert titles == ["data", "model", "optimisation", "machine", "logging"]
     for words in (
-        "--n-layer INT≥1",
+        "--n-layer INT≥1,≤1000",
         "--dropout FLOAT≥0,<1",
         "--norm {layer,rms}",
         "--data-dir FOLDER",
         "--config FILE",
     ):
         assert words in printed
-    assert re.search(r"--n-layer INT≥1 +blocks \(default: 3\)", printed), "the demo's"
+    assert re.search(r"--n-layer INT≥1,≤1000 +blocks \(default: 3\)", printed), "the demo's"
     notes = comments(TrainConfig) | comments(GPTConfig)
     assert [name for names in GROUPS.values() for name in names.split() if not notes[name]] == [], "no help"
 

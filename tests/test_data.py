@@ -22,14 +22,13 @@ from nanogpt.bpe import train_bpe
 from nanogpt.corpus import Corpus, tales
 from nanogpt.data import (
     Prefetcher,
-    SPLITS,
     Sampler,
     TokenDataset,
     all_batches,
     document_ids,
     dtype_for,
-    is_prepared,
 )
+from nanogpt.manifest import SPLITS, is_prepared
 from nanogpt.prepare import prepare, split_of, verify
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt.vocab import get_tokenizer

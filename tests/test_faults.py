@@ -403,11 +403,8 @@ NONSENSE = {
     "a word": {"RANK": "0", "WORLD_SIZE": "x"},
     "a word as rank": {"RANK": "x", "WORLD_SIZE": "2"},
     "no ranks": {"RANK": "0", "WORLD_SIZE": "0"},
-    "half": {"RANK": "0"},
-    "none here": {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "0"},
     "a port": {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "x"},
     "a far port": {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "99999"},
-    "restarts": {"TORCHELASTIC_RESTART_COUNT": "x", "RANK": "0", "WORLD_SIZE": "1"},
     "slurm": {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "2"},
 }
 

@@ -64,6 +64,7 @@ def test_a_model_and_an_optimizer_of_ones_own(own, data):
     assert 0.05 <= rate < 0.5, "the schedule scales the optimizer's own rate"
     assert generate(model, torch.zeros(1, 1, dtype=torch.int64), 5, block_size=8).shape == (1, 6)
     assert {path.name for path in Path(own.out_dir).iterdir()} == {
+        ".nanogpt-run",
         "ckpt.pt",
         "ckpt-1.pt",
         "best.pt",
