@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'train', 'Demo', 'plan', 'planned_shape', 'Prepare', 'Data', 'load_all', 'Sample', 'Export',
-           'Eval', 'Info', 'Bench', 'Completion', 'say', 'explain', 'main']
+           'Eval', 'Info', 'Bench', 'Completion', 'say', 'main']
 
 # %% ../nbs/tools/cli.ipynb #f6fca61c
 import contextlib
@@ -27,7 +27,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from .config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive
 from .files import SafeStream, read_json, read_text
-from .flags import command, in_flags, parse, parse_run, run_flags
+from .flags import command, explain, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
 # %% ../nbs/tools/cli.ipynb #9d77b69a
@@ -392,13 +392,7 @@ def say(what: str, text: str):
     print(f"nanogpt: {what}: {in_flags(' '.join(text.splitlines()), known)}", file=sys.stderr)
 
 
-def explain(error: Exception) -> str:
-    "What it says; with its type and a way to the traceback where no user should have met it."
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, (ValueError, OSError, ImportError, MemoryError)):
-        return str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error} (set NANOGPT_DEBUG=1 for the traceback)"
+
 
 # %% ../nbs/tools/cli.ipynb #ccaeffa4
 def main(args: list[str] | None = None) -> int:
@@ -416,6 +410,9 @@ def main(args: list[str] | None = None) -> int:
     if name == "--version":
         print(f"nanogpt {version('nanogpt')}")
         return 0
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # the number of a closed stream: no file of ours may get it
+        pass
+    os.close(spare)
     with warnings.catch_warnings(), contextlib.redirect_stderr(SafeStream(sys.stderr)):
         warnings.showwarning = lambda message, *_, **__: say("warning", str(message))
         if isinstance(sys.stdout, io.TextIOWrapper):
