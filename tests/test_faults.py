@@ -283,7 +283,7 @@ def test_an_overwrite_that_succeeds_leaves_nothing_of_the_old_run(home):
         assert_done(done)
     after, fresh = contents(home / "run"), contents(home / "fresh")
     assert after.keys() == fresh.keys()
-    same = {name for name in after if after[name] == before.get(name)} - {"tokenizer.json"}
+    same = {name for name in after if after[name] == before.get(name)} - {".nanogpt-run", "tokenizer.json"}
     assert not same, "of the old run"
     assert [row["iter"] for row in rows(home / "run")] == [0, 1]
 
