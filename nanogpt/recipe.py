@@ -168,7 +168,7 @@ def config_from_dict(
         base: what the other fields are; TrainConfig() when None
         where: what messages begin with"""
     base, table = base or TrainConfig(), values.get("model", {})
-    if not isinstance(table, dict):
+    if not isinstance(table, dict) or "model" in table:
         raise ValueError(f"{where}: model must be a table of its fields, got {type(table).__name__}")
     flat = {name: value for name, value in values.items() if name != "model"} | table
     shape, run = ({field.name: field.type for field in fields(kind)} for kind in (GPTConfig, TrainConfig))

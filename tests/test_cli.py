@@ -190,6 +190,9 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
 
 
 def test_ways_to_sample(trained, nanogpt, tmp_path):
+    in_16_bits = nanogpt("sample", "run", "--dtype", "bfloat16", "--num-samples", 1, "--max-new-tokens", 20)
+    assert in_16_bits.returncode == 0 and in_16_bits.stdout
+    assert "nats/token" in nanogpt("eval", "run", "--dtype", "bfloat16").stdout
     (tmp_path / "story.txt").write_text("Once there was", encoding="utf-8")
     from_file = nanogpt("sample", "run", "--prompt-file", "story.txt", "--max-new-tokens", 20)
     assert (

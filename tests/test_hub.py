@@ -175,6 +175,8 @@ def test_half_precision_is_widened(dtype, tmp_path):
         ours.lm_head.weight, theirs.lm_head.weight
     )
     assert_same_logits(ours, theirs)
+    narrow = model_from_huggingface(tmp_path, dtype=dtype).state_dict()
+    assert all(torch.equal(tensor, ours.state_dict()[name].to(dtype)) for name, tensor in narrow.items())
     save_pretrained(ours.to(dtype), tmp_path / "out")
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["dtype"] == str(dtype)[6:]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import replace
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpt.checkpoint import load_checkpoint
 from nanogpt.corpus import tales
@@ -21,7 +22,7 @@ from nanogpt.device import pick_device, pick_dtype
 from nanogpt.inputs import load_data
 from nanogpt.prepare import prepare
 from nanogpt.recipe import PRESETS, TrainConfig, get_preset
-from nanogpt.report import read_metrics
+from nanogpt.report import read_metrics, validation_batches
 from nanogpt.start import checkpoint_of, restore, start_run
 from nanogpt.step import evaluate
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
@@ -172,6 +173,31 @@ def test_validation_loss_does_not_depend_on_the_batch_size(tiny):
         evaluate(run.model, all_batches(run.val_data, batch_size, tiny.model.block_size)) for batch_size in (1, 3, 64)
     ]
     assert max(losses) - min(losses) < 1e-6, "float32 sums in another order"
+
+
+def test_an_evaluation_reads_no_number_before_its_end(tiny):
+    "A GPU must be waited for at every number that is read."
+    run, seen = start_run(tiny), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        evaluate(run.model, validation_batches(run))
+    reads = [i for i, function in enumerate(seen) if function is torch.ops.aten._local_scalar_dense.default]
+    losses = [i for i, function in enumerate(seen) if function is torch.ops.aten.nll_loss_forward.default]
+    assert len(losses) > 1 and min(reads) > max(losses)
+
+
+def test_a_log_that_fails_ends_nothing(tiny):
+    def broken(row):
+        raise OSError("no room")
+
+    with pytest.warns(UserWarning, match=r"^a log failed \(OSError: no room\); the run goes on without it$"):
+        result = train(tiny, logs=[broken], progress=False)
+    assert result.metrics[-1]["iter"] == tiny.max_iters
 
 
 def test_what_a_run_leaves(tiny):
