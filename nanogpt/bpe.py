@@ -134,11 +134,9 @@ def _count_batch(batch: list[str], special_tokens: Sequence[str]) -> Counter:
 
 # %% ../nbs/tools/bpe.ipynb #0bd3f8cd
 def in_processes(function: Callable, items: Iterable, workers: int | None = None) -> Iterator:
-    """Map over items in processes that end with this one, even if it is killed. Raises OSError when one dies.
+    """Map in order, in processes that end with this one, even if it is killed. Raises OSError when one dies.
     Args:
-        workers: processes; None: as many as there are cores, within what Windows allows
-    Returns:
-        the function's value for each item, in order"""
+        workers: processes; None: as many as there are cores, within what Windows allows"""
     workers = workers or min(os.cpu_count() or 1, 32)
     pool, running = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function,)), deque()
     try:

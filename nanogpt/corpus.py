@@ -47,10 +47,7 @@ class Corpus:
 
 # %% ../nbs/tools/corpus.ipynb #c8577a6e
 def tales(count: int = 20_000, seed: int = 0) -> Corpus:
-    """Tales without end, cut at `count`: the corpus whose entropy is known.
-    Args:
-        count: how many tales
-        seed: the same seed gives the same tales"""
+    "Tales without end, cut at `count`: the corpus whose entropy is known."
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
 
@@ -277,13 +274,8 @@ def _not_empty(texts: Iterable[str], where: str | Path) -> Iterator[str]:
 
 # %% ../nbs/tools/corpus.ipynb #dd14ef53
 def download(url: str, name: str, sha256: str) -> Path:
-    """Fetch a file once. What is in the cache is checked and used; a broken download leaves nothing behind.
-    Raises OSError where three tries fail, and ValueError for another file.
-    Args:
-        name: the file's name in the cache folder
-        sha256: what the file must be
-    Returns:
-        the file in the cache folder"""
+    """The file `name` in the cache folder, fetched once and checked; a broken download leaves nothing behind.
+    Raises OSError where three tries fail, and ValueError for a file with another SHA-256."""
     path = cache_dir() / name
     if path.exists() and sha256_of(path) == sha256:
         return path
@@ -420,13 +412,10 @@ def get_corpus(
 ) -> Corpus:
     """A corpus by name: "tales", "shakespeare", "python-stdlib", a data set of the Hugging Face Hub
     ("openwebtext", "fineweb-edu", "tinystories", "hf:owner/name"), local files, or a mix. Raises
-    FileNotFoundError when it is none of these.
+    FileNotFoundError when it is none of these. `text_files` and `hf_dataset` explain the other arguments.
     Args:
         name: a name, a path, a glob, "hf:owner/name", or a mix of them such as "tales=0.7,./notes=0.3"
-        column: which column of .jsonl and .parquet files and of data sets holds the text
-        split: of a Hugging Face data set
-        subset: the configuration of a Hugging Face data set
-        errors: of files: "replace" puts U+FFFD for bytes that are not UTF-8"""
+    """
     built_in = {"tales": tales, "shakespeare": shakespeare, "python-stdlib": python_stdlib}
     if name in built_in:
         return built_in[name]()

@@ -203,9 +203,7 @@ class Sampler:
         Args:
             batch_size: B, windows per batch
             block_size: T, tokens per window
-            epochs: True: without replacement
             aligned: True: windows begin where documents begin; in epochs they also end there
-            rank: of this process
             world_size: processes that share the windows"""
         _check_length(data, block_size)
         self.data, self.batch_size, self.block_size, self.seed = data, batch_size, block_size, seed

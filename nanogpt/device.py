@@ -27,16 +27,13 @@ def pick_device(device: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         gpus = torch.cuda.device_count()
         why = f"this machine has {gpus} GPUs" if gpus else str(error).splitlines()[0]
-        raise ValueError(
-            f"device {device!r} cannot be used here ({why}); try device='auto', and at most one rank for each GPU"
-        ) from None
+        fix = "try device='auto', and at most one rank for each GPU"
+        raise ValueError(f"device {device!r} cannot be used here ({why}); {fix}") from None
     return torch.device(device)
 
 # %% ../nbs/tools/device.ipynb #0e7882a5
 def pick_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
-    """The dtype asked for, or the one that the device computes fast in: float32 everywhere but on CUDA.
-    Args:
-        dtype: or the name of one of torch's"""
+    "torch's dtype of that name, or the one that the device computes fast in: float32 everywhere but on CUDA."
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' does not exist on MPS; set device='cpu'")
     if dtype != "auto":
@@ -48,10 +45,7 @@ def pick_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def make_autocast(
-    device: torch.device,
-    dtype: torch.dtype,
-) -> torch.autocast:
+def make_autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     "The context for matrix products in 16 bits; for other dtypes it does nothing."
     half = dtype.itemsize == 2
     return torch.autocast(device.type, dtype=dtype if half else None, enabled=half)
@@ -59,9 +53,7 @@ def make_autocast(
 # %% ../nbs/tools/device.ipynb #6d2bbcb0
 @contextmanager
 def fast_float32(tf32: bool) -> Iterator[None]:
-    """Let float32 products use NVIDIA's tensor cores inside the block.
-    Args:
-        tf32: whether to allow it"""
+    "With `tf32`, let float32 products use NVIDIA's tensor cores inside the block."
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 and torch.cuda.is_available() else before)
     try:

@@ -30,9 +30,7 @@ from .vocab import get_tokenizer, load_tokenizer
 
 # %% ../nbs/tools/inputs.ipynb #6e8e2f1f
 def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenizer]:
-    """Open the prepared data, preparing it first where it is missing.
-
-    Raises ValueError when it does not fit the description.
+    """Open the data; prepare it where it is missing. Raises ValueError where it does not fit the description.
     Returns:
         training split, validation split, and their tokenizer"""
     path = data_path(config)
@@ -47,16 +45,13 @@ def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenize
     tokenizer = load_tokenizer(path) if (path / "tokenizer.json").exists() else get_tokenizer(config.tokenizer)
     train, val = (TokenDataset(path, split, tokenizer.vocab_size) for split in SPLITS)
     if train.meta and train.meta["tokenizer"] != tokenizer.fingerprint:
-        raise ValueError(
-            f"{path} was prepared with another tokenizer than the tokenizer.json beside it; prepare it again"
-        )
+        found = "another tokenizer than the tokenizer.json beside it"
+        raise ValueError(f"{path} was prepared with {found}; prepare it again")
     return train, val, tokenizer
 
 
 def check_asked(config: TrainConfig, path: Path):
-    """Raise ValueError where a run asks for other text or another tokenizer than the data's. Defaults ask for nothing.
-    Args:
-        path: of prepared data"""
+    "Raise ValueError where a run asks for another text or tokenizer than the data's. Defaults ask for none."
     default, meta, there = TrainConfig(), read_meta(path), load_tokenizer(path)
     fix = "leave it out, delete the folder, or choose another data_dir"
     if config.corpus and (config.corpus != default.corpus or not config.data_dir):
@@ -76,43 +71,30 @@ def check_asked(config: TrainConfig, path: Path):
         raise ValueError(f"{path} was prepared with another tokenizer than tokenizer={config.tokenizer!r}; {fix}")
 
 # %% ../nbs/tools/inputs.ipynb #64ea8ba8
-def warn_of_little_text(
-    train: TokenDataset,
-    val: TokenDataset,
-    sampler: Sampler,
-    vocab_size: int,
-):
-    "Warn where a run cannot learn much: few windows, a tiny validation split, more vocabulary than the text fills."
+def warn_of_little_text(train: TokenDataset, val: TokenDataset, sampler: Sampler, vocab_size: int):
+    "Warn where a run cannot learn much: few windows, a tiny validation split, more ids than the text fills."
     windows, block_size = sampler.count, sampler.block_size
     if windows < 8 * sampler.batch_size and windows < len(train) / block_size:
-        warnings.warn(
-            f"there are only {windows} windows to learn from, one for each document; aligned=False begins anywhere"
-        )
+        found = f"only {windows} windows to learn from, one for each document"
+        warnings.warn(f"there are {found}; aligned=False begins anywhere")
     if len(val) < 1000:
-        warnings.warn(
-            f"the validation split has only {len(val):,} tokens, so its loss is mostly luck; give it more text"
-        )
+        found = f"only {len(val):,} tokens, so its loss is mostly luck"
+        warnings.warn(f"the validation split has {found}; give it more text")
     if vocab_size > len(train) / 20:
-        warnings.warn(
-            f"the vocabulary has {vocab_size:,} ids and the text {len(train):,} tokens, so most ids are hardly "
-            "ever seen; use tokenizer='char', or 'bpe-N' with a smaller N"
-        )
+        found = f"{vocab_size:,} ids and the text {len(train):,} tokens, so most ids are hardly ever seen"
+        warnings.warn(f"the vocabulary has {found}; use tokenizer='char', or 'bpe-N' with a smaller N")
 
 # %% ../nbs/tools/inputs.ipynb #71906e79
-def check_ranks(
-    config: TrainConfig,
-    ranks: int,
-):
-    "Raise ValueError where the ranks cannot share the micro-batches of a step equally; it says how they could."
+def check_ranks(config: TrainConfig, ranks: int):
+    "Raise ValueError where ranks cannot share the micro-batches of a step equally, and say how they could."
     steps, windows = config.gradient_accumulation_steps, config.batch_size * config.gradient_accumulation_steps
     if steps % ranks == 0 or config.auto_batch and windows % ranks == 0:
         return
     more = -(-steps // ranks) * ranks
     size, same = (windows // more, ", for the same tokens") if windows % more == 0 else (config.batch_size, "")
-    raise ValueError(
-        f"{ranks} ranks cannot share gradient_accumulation_steps={steps} micro-batches of batch_size="
-        f"{config.batch_size} equally; set batch_size={size} and gradient_accumulation_steps={more}{same}"
-    )
+    what = f"gradient_accumulation_steps={steps} micro-batches of batch_size={config.batch_size}"
+    fix = f"set batch_size={size} and gradient_accumulation_steps={more}{same}"
+    raise ValueError(f"{ranks} ranks cannot share {what} equally; {fix}")
 
 # %% ../nbs/tools/inputs.ipynb #4dc9c903
 SIZE = {"vocab_size", "n_layer", "n_head", "n_embd", "bias", "init_std", "embd_std"}  # what weights bring along
@@ -126,9 +108,7 @@ def wanted_shape(config: TrainConfig, data: TokenDataset, tokenizer: Tokenizer |
     vocab_size = tokenizer.vocab_size if tokenizer else data.vocab_size or 0
     eot = tokenizer.eot if tokenizer else data.eot
     if config.document_masking and eot is None:
-        raise ValueError(
-            "document_masking needs to know where documents begin, but the tokenizer has no end-of-text id"
-        )
+        raise ValueError("document_masking needs an end-of-text id, and the tokenizer has none")
     document_token = eot if config.document_masking else None
     wanted = replace(config.model, vocab_size=config.model.vocab_size or vocab_size, document_token=document_token)
     if wanted.vocab_size < vocab_size:
@@ -141,7 +121,7 @@ def wanted_shape(config: TrainConfig, data: TokenDataset, tokenizer: Tokenizer |
 def build_model(
     config: TrainConfig, wanted: GPTConfig, data: TokenDataset, tokenizer: Tokenizer | None, checkpoint: dict
 ) -> GPT:
-    """The model to start with. Raises ValueError that names every way in which the weights do not fit the description.
+    """The model to start with. Raises ValueError that names all that differs between weights and description.
     Args:
         checkpoint: to go on from; empty for a new run"""
     scratch, model, there = config.init_from in ("scratch", "resume"), None, checkpoint
@@ -154,9 +134,8 @@ def build_model(
         model, there = load_model(source, config.model.dropout)
         saved = model.config
         if wanted.block_size > saved.block_size:
-            raise ValueError(
-                f"block_size={wanted.block_size} exceeds the {saved.block_size} positions of {source}; lower it"
-            )
+            limit = f"the {saved.block_size} positions of {source}"
+            raise ValueError(f"block_size={wanted.block_size} exceeds {limit}; lower it")
     if tokenizer:
         check_ids(source, there, saved, tokenizer, data)
 
@@ -180,25 +159,17 @@ def build_model(
 
 # %% ../nbs/tools/inputs.ipynb #cb88ade3
 def check_ids(source: str, checkpoint: dict, shape: GPTConfig, tokenizer: Tokenizer, data: TokenDataset):
-    """Raise ValueError where the data's ids mean another text to the model that is finetuned, or nothing.
-    Args:
-        source: where the model comes from
-        checkpoint: from `load_model`
-        tokenizer: of the data"""
+    "Raise ValueError where the data's ids mean another text to the model that is finetuned, or nothing."
     if "tokenizer" in checkpoint:
         return check_tokenizer(checkpoint, tokenizer)
     if tokenizer.vocab_size > shape.vocab_size:
-        raise ValueError(
-            f"the data has {tokenizer.vocab_size} ids and {source} knows {shape.vocab_size}; "
-            "prepare the data with the model's tokenizer"
-        )
+        found = f"the data has {tokenizer.vocab_size} ids and {source} knows {shape.vocab_size}"
+        raise ValueError(f"{found}; prepare the data with the model's tokenizer")
     try:
         theirs = tokenizer_of(source, checkpoint)
     except (FileNotFoundError, ValueError):  # the model brings none that can be read
         return
     ids = data.read(np.zeros(1, np.int64), min(len(data), 2000))[0].tolist()
     if theirs.decode(ids) != tokenizer.decode(ids):
-        raise ValueError(
-            f"the data was prepared with another tokenizer than {source}'s; prepare it again, for GPT-2 with "
-            "tokenizer='gpt2'"
-        )
+        fix = "prepare it again, for GPT-2 with tokenizer='gpt2'"
+        raise ValueError(f"the data was prepared with another tokenizer than {source}'s; {fix}")

@@ -23,10 +23,9 @@ from .rotary import rotary_angles
 def activation(x: Tensor, kind: str) -> Tensor:
     """The activation function. GPT-2 was trained with the tanh form of GELU (Hendrycks & Gimpel 2016).
     Args:
-        x: (..., inner), or (..., 2 · inner) for swiglu
+        x: (..., inner), as the result, or (..., 2 · inner) for swiglu
         kind: "gelu", "gelu_exact", "relu2" or "swiglu"
-    Returns:
-        (..., inner)"""
+    """
     if kind == "relu2":
         return F.relu(x).square()
     if kind == "swiglu":
@@ -78,14 +77,7 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """
-        Args:
-            x: (B, T, C)
-            cache: of this layer, while sampling
-            mask: where a query may look; None: causal
-            rotary: the angles of the positions; None: no rotation
-        Returns:
-            (B, T, C)"""
+        "(B, T, C) to (B, T, C); the other arguments are those of `CausalSelfAttention`."
         x = x + self.attn(self.ln_1(x), cache, mask, rotary)
         return x + self.mlp(self.ln_2(x))
 
@@ -237,11 +229,7 @@ class GPT(nn.Module):
 # %% ../nbs/05_model.ipynb #7f75a99b
 @torch.no_grad()
 def initialise(model: GPT, generator: torch.Generator | None = None):
-    """GPT-2's initialisation (Radford et al. 2019, section 2.3): normal weights and zero biases.
-
-    2 · n_layer sub-layers add to the stream, so the variance of what they add is divided by that number.
-    Args:
-        generator: None: torch's global one"""
+    "GPT-2's initialisation (Radford et al. 2019, section 2.3): normal weights and zero biases."
     config = model.config
     for name, p in model.named_parameters():
         if name.endswith("bias"):
@@ -250,6 +238,6 @@ def initialise(model: GPT, generator: torch.Generator | None = None):
             nn.init.ones_(p)
         elif name.endswith(("wte.weight", "wpe.weight")):
             nn.init.normal_(p, std=config.embd_std, generator=generator)
-        else:
+        else:  # the variance of what 2 · n_layer sub-layers add to the stream is divided by that number
             scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
             nn.init.normal_(p, std=config.init_std * scale, generator=generator)

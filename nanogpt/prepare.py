@@ -31,13 +31,7 @@ from .vocab import load_tokenizer
 
 # %% ../nbs/tools/prepare.ipynb #b2f4852a
 def split_of(text: str, val_fraction: float) -> str:
-    """The split of a document by a hash of its text alone: the same in any order of a corpus, and for copies.
-    Args:
-        text: a document
-        val_fraction: the share of documents that is kept for validation
-    Returns:
-        "train" or "val"
-    """
+    "'train' or 'val', by a hash of the text alone: the same in any order of a corpus, and for copies."
     digest = hashlib.blake2b(utf8(text), digest_size=8).digest()
     return "val" if int.from_bytes(digest, "little") < val_fraction * 2**64 else "train"
 
@@ -66,16 +60,14 @@ LONG = 1 << 20  # characters: longer documents are encoded in pieces, and this m
 
 
 def _pieces(documents: Iterable[tuple], skip: dict[str, int], boundary: regex.Pattern) -> Iterator[tuple]:
-    """Document's number, split, piece of it, whether that is the last. The ids stay those of the whole text.
-
-    The first `skip` documents of each split are left out.
-    """
+    "Number, split, piece, and whether it is the last, of all documents but the first `skip` of each split."
     left = dict(skip)
     for number, split, text in documents:
         if left[split]:
             left[split] -= 1
             continue
         blocks = (text[i : i + LONG] for i in range(0, len(text), LONG))
+        # the ids of the pieces are those of the whole text
         *parts, last = filter(None, safe_chunks(blocks, (), boundary)) if len(text) > LONG else [text]
         yield from ((number, split, part, False) for part in parts)
         yield number, split, last, True
@@ -262,8 +254,6 @@ def _write_shards(
 def verify(folder: str | Path) -> list[str]:
     """Compare prepared data with its manifest: shards are there, unchanged, and within the vocabulary; the
     tokenizer is the same. Raises FileNotFoundError where there is no manifest.
-    Args:
-        folder: of prepared data
     Returns:
         what is wrong, one line each; nothing when all is right"""
     folder = Path(folder)

@@ -34,9 +34,7 @@ LAUNCHERS = (  # their names for a process's rank, the number of ranks, and the 
 
 
 def launched() -> tuple[int, int, int]:
-    """What a launcher told this process. Raises ValueError where that makes no sense.
-    Returns:
-        rank, ranks, rank on this machine: (0, 1, 0) alone"""
+    "Rank, ranks, rank on this machine, from the launcher; (0, 1, 0) alone. Raises ValueError for nonsense."
     for rank, size, local in LAUNCHERS:
         if size in os.environ:
             found = [os.environ.get(rank, ""), os.environ.get(size, ""), os.environ.get(local) or "0"]
@@ -57,7 +55,6 @@ def process_group(device: torch.device, timeout: float = 600.0) -> Iterator[None
 
     A process joins once and leaves when it ends: a second group would find the addresses of the first.
     Args:
-        device: of this rank
         timeout: seconds that a rank waits for the others before it gives up"""
     rank, ranks, _ = launched()
     if (ranks > 1 or {"RANK", "MASTER_ADDR"} <= os.environ.keys()) and not dist.is_initialized():
@@ -76,12 +73,10 @@ def process_group(device: torch.device, timeout: float = 600.0) -> Iterator[None
 
 
 def agree_on_name(store: dist.Store, rank: int, ranks: int, timeout: float) -> str:
-    """A name for this group alone. Each rank leaves a fresh id; a name counts once all have confirmed it.
-    Args:
-        store: which all ranks reach
-        timeout: seconds
-    Returns:
-        the same on every rank"""
+    """A name for this group alone, the same on every rank, or an error after `timeout` seconds.
+
+    Each rank leaves a fresh id in the store; a name counts once all have confirmed it.
+    """
     store.set(f"id {rank}", uuid4().hex)
     deadline = time.monotonic() + timeout
     while True:
@@ -103,22 +98,14 @@ def _leave():
 
 # %% ../nbs/tools/ranks.ipynb #b664c811
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """All-reduce: every rank gets the sum.
-    Args:
-        values: of the same shape on every rank; it is changed
-    Returns:
-        the same on every rank"""
+    "All-reduce: every rank gets the sum of all `values`, tensors of one shape, which are changed."
     if rank_and_size()[1] > 1:
         dist.all_reduce(values)
     return values
 
 
 def gather(value: Any) -> list:
-    """All-gather of objects: every rank gets everyone's.
-    Args:
-        value: anything that pickles, of this rank
-    Returns:
-        of all ranks, in their order"""
+    "All-gather of objects that pickle: every rank gets everyone's, in the order of the ranks."
     values = [value] * rank_and_size()[1]
     if len(values) > 1:
         dist.all_gather_object(values, value)
@@ -143,8 +130,6 @@ def rank_zero_first() -> Iterator[None]:
         dist.barrier(group)
 
 
-def full_tensor(
-    value: Tensor,
-) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     "A tensor that FSDP cut up, put together on every rank; another tensor as it is."
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -37,13 +37,10 @@ class Reference:
     curve: tuple[tuple[int, float], ...]  # iteration, loss
 
     def loss_at(self, iteration: float) -> float | None:
-        """The loss at an iteration, along straight lines.
-        Returns:
-            None outside of the curve"""
+        "The loss at an iteration, along straight lines; None outside of the curve."
         iterations, losses = zip(*self.curve)
-        return (
-            float(np.interp(iteration, iterations, losses)) if iterations[0] <= iteration <= iterations[-1] else None
-        )
+        inside = iterations[0] <= iteration <= iterations[-1]
+        return float(np.interp(iteration, iterations, losses)) if inside else None
 
 
 _OURS = "two cores of an AMD EPYC, torch 2.13, November 2026"
@@ -62,32 +59,24 @@ REFERENCES = {
 
 
 def reference_of(config: TrainConfig) -> Reference | None:
-    """The recorded run that a run can be compared with.
-    Returns:
-        None where it names none, or is another run than the one that it names"""
+    "The recorded run to compare a run with; None where it names none, or is another run than that one."
     if not config.reference or config.init_from not in ("scratch", "resume"):
         return None
-    theirs, same = PRESETS[config.reference], ("corpus", "tokenizer", "aligned", "sampling", "document_masking")
-    if (
-        any(getattr(config, name) != getattr(theirs, name) for name in same)
-        or config.tokens_per_iter != theirs.tokens_per_iter
-    ):
+    theirs = PRESETS[config.reference]
+    same = ("corpus", "tokenizer", "aligned", "sampling", "document_masking", "tokens_per_iter")
+    if any(getattr(config, name) != getattr(theirs, name) for name in same):
         return None
     shape = replace(config.model, vocab_size=theirs.model.vocab_size, dropout=theirs.model.dropout)
     return REFERENCES[config.reference] if shape == theirs.model else None
 
 # %% ../nbs/tools/report.ipynb #f70fc40f
 def tokens_per_character(data: TokenDataset) -> float:
-    """Turns nats a token into nats a character.
-    Args:
-        data: prepared, so that its characters were counted"""
+    "Turns nats a token into nats a character, for prepared data, whose characters were counted."
     return data.info["tokens"] / data.info["characters"]
 
 
 def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """What an evaluation of a run reads: the first `eval_windows` windows, whatever size the batches have, or all.
-    Returns:
-        x and y, both (B, T)"""
+    "What an evaluation reads: x and y, both (B, T), of the first `eval_windows` windows, or of all."
     config, data = run.config, run.val_data
     if not isinstance(data, TokenDataset):
         yield from data
@@ -101,11 +90,7 @@ def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) -> dict:
-    """One row of metrics: losses, speed, and what `on_eval` adds.
-    Args:
-        on_eval: adds columns
-    Returns:
-        the same on every rank, except for the seconds"""
+    "A row of metrics, the same on every rank but for the seconds: losses, speed, and what `on_eval` adds."
     val_loss = evaluate(run.eval_model, validation_batches(run), run.autocast)
     more = (on_eval(run) if on_eval else None) or {}
     row = {
@@ -148,18 +133,13 @@ def read_metrics(path: str | Path) -> list[dict]:
         raise ValueError(f"{path} is damaged or of another kind ({error})") from None
 
 
-def write_metrics(
-    out_dir: str | Path,
-    rows: list[dict],
-):
+def write_metrics(out_dir: str | Path, rows: list[dict]):
     "Write all rows anew, whole or not at all."
     with atomic_write(Path(out_dir) / "metrics.jsonl") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 # %% ../nbs/tools/report.ipynb #eccace5f
-def describe(
-    run: Run,
-) -> str:
+def describe(run: Run) -> str:
     "What of a run differs from the defaults, and its size: parameters, and tokens in an iteration."
     config, default, ranks = run.config, TrainConfig(), rank_and_size()[1]
     changed = []
@@ -168,10 +148,8 @@ def describe(
             if value != getattr(theirs, name) and name not in ("model", "vocab_size"):
                 changed.append(f"{name}={value!r}")
     weight = next(run.model.parameters())
-    params = sum(p.numel() for p in run.model.parameters())
-    tokens = (
-        f"{len(run.train_data):,} training tokens" if isinstance(run.train_data, TokenDataset) else "data of your own"
-    )
+    params, data = sum(p.numel() for p in run.model.parameters()), run.train_data
+    tokens = f"{len(data):,} training tokens" if isinstance(data, TokenDataset) else "data of your own"
     lines = [
         textwrap.fill(", ".join(changed), 150, initial_indent="run: ", subsequent_indent="     "),
         f"{params:,} parameters on {weight.device} in {str(run.dtype).removeprefix('torch.')}; {tokens}",
@@ -182,16 +160,13 @@ def describe(
     if reference := reference_of(config):
         lines.append(f"reference: {reference.source}")
     elif config.reference:
-        lines.append(
-            f"reference: none, since this is another run than {config.reference} (corpus, tokenizer, model or batch)"
-        )
+        another = f"another run than {config.reference} (corpus, tokenizer, model or batch)"
+        lines.append(f"reference: none, since this is {another}")
     return "\n".join(lines)
 
 
 @contextmanager
-def harmless(
-    what: str,
-) -> Iterator[None]:
+def harmless(what: str) -> Iterator[None]:
     "Inside the block an error becomes a warning: what only reports must not end a run."
     try:
         yield
@@ -200,9 +175,7 @@ def harmless(
 
 
 def format_row(row: dict) -> str:
-    """A row of metrics as one line to print.
-    Args:
-        row: of metrics"""
+    "A row of metrics as one line to print."
     parts = [f"iter {row['iter']:>6,}"]
     for name in ("train_loss", "val_loss", "excess"):
         if row.get(name) is not None:

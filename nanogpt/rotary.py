@@ -22,13 +22,11 @@ def scale_frequencies(
 ) -> Tensor:
     """Frequencies for contexts longer than those of training, as in Llama 3.1 (Grattafiori et al. 2024).
     Args:
-        frequencies: (D / 2,), in radians per position
+        frequencies: (D / 2,), in radians per position, as the result
         factor: how many times longer the context becomes
         low_freq_factor: pairs with fewer turns than this in the original context: `factor` times slower
         high_freq_factor: pairs with more turns than this: unchanged; between the two, something between
-        original_max_position_embeddings: the original context, in tokens
-    Returns:
-        (D / 2,)"""
+        original_max_position_embeddings: the original context, in tokens"""
     turns = original_max_position_embeddings * frequencies / (2 * math.pi)
     kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / factor)
@@ -65,10 +63,7 @@ def rotary_angles(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of dimensions. Dimension i is paired with i + D / 2, as in Llama's Hugging Face layout.
     Args:
-        x: queries or keys (B, H, T, D)
-        cos: broadcastable to (B, H, T, D / 2)
-        sin: the same
-    Returns:
-        (B, H, T, D)"""
+        x: queries or keys (B, H, T, D), as the result
+        cos, sin: broadcastable to (B, H, T, D / 2)"""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)

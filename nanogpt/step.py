@@ -20,9 +20,7 @@ from .ranks import full_tensor, gather, rank_and_size, sum_over_ranks
 
 # %% ../nbs/08_train.ipynb #e97a5854
 @contextmanager
-def evaluating(
-    model: nn.Module,
-) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     "Evaluation mode and no gradients inside the block; whatever mode there was after it."
     was_training = model.training
     if was_training:
@@ -38,22 +36,17 @@ def evaluating(
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocast: torch.autocast | None = None
 ) -> float:
-    """Mean loss over all targets of all batches, each counting once.
-
-    The ranks take turns. Raises ValueError without a target.
+    """Mean loss over all targets of all batches. The ranks take turns. Raises ValueError without a target.
     Args:
         model: model(x, y) -> (logits, loss)
-        batches: x and y, both (B, T), as `all_batches` gives them; the same on every rank
-        autocast: the context to run the model in
+        batches: x and y, both (B, T); the same on every rank
     Returns:
         nats a target; the same on every rank, and on any number of them"""
     device, (rank, ranks) = next(model.parameters()).device, rank_and_size()
     batches, sums = iter(batches), []
     with evaluating(model), autocast or nullcontext():
         while group := list(islice(batches, ranks)):
-            x, y = group[
-                min(rank, len(group) - 1)
-            ]  # one without a batch runs another's: parts of a model must meet
+            x, y = group[min(rank, len(group) - 1)]  # without one, another's: parts of a model must meet
             loss, targets = model(x.to(device), y.to(device))[1], (y >= 0).sum()
             if rank < len(group):
                 sums.append((loss, targets))  # numbers only at the end: to read one, a GPU must be waited for
@@ -80,32 +73,25 @@ def sync_gradients(model: Any, now: bool) -> AbstractContextManager:
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[
-        tuple[Tensor, Tensor]
-    ],
+    batches: Sequence[tuple[Tensor, Tensor]],
     grad_clip: float = 0.0,
     autocast: torch.autocast | None = None,
     scaler: torch.amp.GradScaler | None = None,
     stop: bool = False,
-) -> tuple[
-    float, float, bool
-]:
+) -> tuple[float, float, bool]:
     """One optimizer step: forward and backward for every micro-batch, then clip, step, and clear.
     Args:
         model: model(x, y) -> (logits, loss)
-        batches: micro-batches x and y, int64 (B, T); y < 0: nothing to predict
+        batches: micro-batches x, y, int64 (B, T); y < 0: nothing to predict
         grad_clip: the largest norm of the gradient; 0: no clipping
-        autocast: the context to run the model in
         scaler: for float16
         stop: whether this rank wants to stop
     Returns:
-        mean loss (nats a target), norm of its gradient before clipping, whether any rank wants to stop"""
+        mean loss in nats, gradient norm before clipping, whether any rank stops"""
     ranks, weight = rank_and_size()[1], next(model.parameters())
     scaler = scaler or torch.amp.GradScaler(weight.device.type, enabled=False)
     targets = torch.stack([(y >= 0).sum() for _, y in batches]).to(weight.dtype)
-    shares = targets / sum_over_ranks(
-        targets.sum()
-    )  # of the step's targets: each counts once, whatever batch it is in
+    shares = targets / sum_over_ranks(targets.sum())  # so each target counts once, whatever batch it is in
     total = torch.zeros_like(shares[0])
     for i, (x, y) in enumerate(batches):
         with sync_gradients(model, i == len(batches) - 1):
