@@ -63,7 +63,7 @@ class TokenDataset:
             vocab_size: ids from here on are refused; None: the manifest's number
             dtype: of raw files; None: the manifest's, else uint16 (nanoGPT's)
             eot: the end-of-text id; None: the manifest's"""
-        self.split, self.name, self.meta, self.info, self.sizes = split, "the array", {}, {}, {}
+        self.split, self.name, self.meta, self.info, self.files = split, "the array", {}, {}, []
         if isinstance(source, str | Path):
             path, self.name = Path(source), str(source)
             self.meta = read_meta(path.parent if path.is_file() else path)
@@ -72,7 +72,7 @@ class TokenDataset:
             files = {path / shard["file"]: shard["tokens"] for shard in self.info.get("shards", [])}
             raw = {path if path.is_file() else path / f"{split}.bin": None}
             self.shards = [_open_shard(file, self.dtype, tokens) for file, tokens in (files or raw).items()]
-            self.sizes = {file: shard.nbytes for file, shard in zip(files or raw, self.shards)}
+            self.files = [*(files or raw)]
         else:
             ids = np.asarray(source)
             self.shards, self.dtype = [ids], ids.dtype
@@ -98,13 +98,12 @@ class TokenDataset:
             length: ids per window; beyond the last id of all there are zeros
         Returns:
             (B, length)"""
-        for file, size in self.sizes.items():
-            if file.stat().st_size != size:  # to read what a memory map has lost would kill the process
-                raise ValueError(f"{file} has changed while it was in use; prepare the data again")
         rows = np.zeros((len(starts), length), self.dtype)
         for row, start in zip(rows, np.asarray(starts).tolist()):
             i, done = bisect.bisect_right(self.begins, start) - 1, 0
             while done < length and i < len(self.shards):
+                if self.files and self.files[i].stat().st_size != self.shards[i].nbytes:  # a lost page kills
+                    raise ValueError(f"{self.files[i]} has changed while it was in use; prepare the data again")
                 first = start + done - self.begins[i]
                 part = self.shards[i][first : first + length - done]
                 row[done : done + len(part)] = part

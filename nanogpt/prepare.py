@@ -144,9 +144,9 @@ def _resume(out_dir: Path, new: dict, overwrite: bool) -> dict:
 def _keep_whole(out_dir: Path, meta: dict) -> dict:
     "The manifest without the shards from the first damaged one on; half-written files are removed."
     size = np.dtype(meta["dtype"]).itemsize
+    for leftover in out_dir.glob(".*.[0-9]*.tmp"):
+        leftover.unlink()
     for split, info in meta["splits"].items():
-        for leftover in out_dir.glob(f".{split}-*.bin.*.tmp"):
-            leftover.unlink()
         whole = []
         for shard in info["shards"]:
             path = out_dir / shard["file"]
