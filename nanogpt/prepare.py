@@ -146,7 +146,7 @@ def _keep_whole(out_dir: Path, meta: dict) -> dict:
     size = np.dtype(meta["dtype"]).itemsize
     for leftover in out_dir.glob(".*.[0-9]*.tmp"):
         leftover.unlink()
-    for split, info in meta["splits"].items():
+    for info in meta["splits"].values():
         whole = []
         for shard in info["shards"]:
             path = out_dir / shard["file"]
