@@ -63,9 +63,10 @@ def own_folder(folder: str | Path, kind: str, ours: bool = False, wait: float = 
         ours: whether it is ours though it has no mark, as those of earlier versions
         wait: seconds for another process to end; -1: as long as it takes"""
     folder, mark = Path(folder), f".nanogpt-{kind}"
-    there = sorted(os.listdir(folder)) if folder.exists() else []
-    if there and mark not in there and not ours:
-        raise ValueError(f"{folder} holds {there[0]} and no {kind} of ours; name an empty folder, or a new one")
+    there = os.listdir(folder) if folder.exists() else []
+    shown = sorted(name for name in there if not name.startswith("."))
+    if shown and mark not in there and not ours:
+        raise ValueError(f"{folder} holds {shown[0]} and no {kind} of ours; name an empty folder, or a new one")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / mark, timeout=wait)
     try:
@@ -75,7 +76,7 @@ def own_folder(folder: str | Path, kind: str, ours: bool = False, wait: float = 
     try:
         yield
     finally:
-        if os.listdir(folder) == [mark]:  # nothing came of it
+        if folder.exists() and os.listdir(folder) == [mark]:  # nothing came of it
             (folder / mark).unlink()
             folder.rmdir()
         lock.release()

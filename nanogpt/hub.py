@@ -154,7 +154,7 @@ def save_pretrained(
     folder, config = Path(folder), model.config
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes must be positive, or None for one file; got {shard_bytes}")
-    there = sorted(path.name for path in folder.glob("*"))
+    there = sorted(path.name for path in folder.glob("[!.]*"))
     if there and not any(name.startswith("model.safetensors") for name in there):
         raise ValueError(f"{folder} holds {there[0]} and no model of this layout; name an empty folder, or a new one")
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:

@@ -352,6 +352,20 @@ def test_data_of_other_text_is_refused(tmp_path, monkeypatch):
     load_data(TrainConfig(corpus="mine.txt"))
 
 
+@pytest.mark.parametrize(
+    "asked, match",
+    [
+        ({"tokenizer": "gpt2"}, "another tokenizer than tokenizer='gpt2'"),
+        ({"tokenizer": "bpe-512"}, "another tokenizer than tokenizer='bpe-512'"),
+        ({"corpus": "/no/such"}, "other text than corpus='/no/such' is now"),
+        ({"corpus": "shakespeare"}, "other text than corpus='shakespeare' is now"),
+    ],
+)
+def test_what_is_asked_of_prepared_data_is_theirs_or_refused(tiny, asked, match):
+    with pytest.raises(ValueError, match=match):
+        load_data(replace(tiny, **asked))
+
+
 def test_a_float32_run_resumes_in_float16(tiny):
     "As when a run moves from a CPU to a T4: it has no scale to restore, and the scaler begins anew."
     train(tiny, progress=False)
