@@ -55,13 +55,12 @@ def comments(kind: type) -> dict[str, str]:
 
 
 def command(kind: type) -> type:
-    """Make a dataclass whose fields are the flags of a command, with metavars, and checked.
+    """Make a dataclass whose fields are the flags of a command, with metavars.
     Args:
         kind: with annotated fields, and a `__call__` that does the work"""
     kind.__annotations__ = {
         name: Annotated[hint, arg(metavar=metavar(name, hint))] for name, hint in kind.__annotations__.items()
     }
-    kind.__post_init__ = check_fields
     return dataclass(kind)
 
 # %% ../nbs/tools/flags.ipynb #d64eb72e
@@ -133,7 +132,7 @@ def parse(target: Callable | type, args: list[str], command: str, **options) -> 
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(target, args=args, prog=f"nanogpt {command}", **options)
+            values = tyro.cli(target, args=args, prog=f"nanogpt {command}", **options)
     except SystemExit as ended:
         if ended.code:
             lines = [line.strip("│| ") for line in told.getvalue().splitlines()[1:]]
@@ -143,6 +142,8 @@ def parse(target: Callable | type, args: list[str], command: str, **options) -> 
             problem = " ".join(box.split("\n\n")[0].split()).rstrip(".")
             print(f"nanogpt: error: {problem}{hint}", file=sys.stderr)
         raise
+    check_fields(values)
+    return values
 
 # %% ../nbs/tools/flags.ipynb #8fb07245
 def parse_run(args: list[str], command: str, description: str | None = None) -> TrainConfig:

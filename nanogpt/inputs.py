@@ -8,6 +8,7 @@ __all__ = ['SIZE', 'FREE', 'load_data', 'check_asked', 'warn_of_little_text', 'c
 
 # %% ../nbs/tools/inputs.ipynb #27ed41a3
 import json
+import math
 import os
 import warnings
 from dataclasses import asdict, replace
@@ -90,10 +91,12 @@ def check_ranks(config: TrainConfig, ranks: int):
     steps, windows = config.gradient_accumulation_steps, config.batch_size * config.gradient_accumulation_steps
     if steps % ranks == 0 or config.auto_batch and windows % ranks == 0:
         return
-    more = -(-steps // ranks) * ranks
-    size, same = (windows // more, ", for the same tokens") if windows % more == 0 else (config.batch_size, "")
+    size, more = config.batch_size, -(-steps // ranks) * ranks
+    if windows % math.lcm(steps, ranks) == 0:  # for the same tokens
+        more = math.lcm(steps, ranks)
+        size = windows // more
     what = f"gradient_accumulation_steps={steps} micro-batches of batch_size={config.batch_size}"
-    fix = f"set batch_size={size} and gradient_accumulation_steps={more}{same}"
+    fix = f"set batch_size={size} and gradient_accumulation_steps={more}"
     raise ValueError(f"{ranks} ranks cannot share {what} equally; {fix}")
 
 # %% ../nbs/tools/inputs.ipynb #4dc9c903

@@ -397,7 +397,7 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
     Args:
         run: whose model already has the checkpoint's weights, where it is one file
         path: where it is"""
-    weights = f"start from its weights: init_from={str(path)!r}"
+    weights = f"or start from its weights: init_from={str(path)!r}"
     average, parts = list(run.average.module.parameters()) if run.average else [], bool(path and path.is_dir())
     try:
         checked(checkpoint, Resumable, path or "it")

@@ -279,7 +279,7 @@ def test_two_ranks_take_over_or_say_why_not(base, half, alone):
     for name, message in (
         (
             "switched",
-            "ckpt.pt is of a run with strategy='ddp'; go on with that, or start from its weights: init_from=",
+            "ckpt.pt is of a run with strategy='ddp'; go on with that; or start from its weights: init_from=",
         ),
         (
             "unequal",

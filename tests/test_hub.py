@@ -549,7 +549,7 @@ def test_device_and_dtype(kind, dtype, tmp_path):
         load(tmp_path / kind, device="cuda:99")
 
 
-@pytest.mark.parametrize("model_args", [None, {}, {"width": 3, "n_layer": 2}], ids=str)
+@pytest.mark.parametrize("model_args", [{}, {"width": 3, "n_layer": 2}], ids=str)
 def test_a_model_of_another_class_is_not_guessed_at(model_args, tmp_path):
     nanogpts_checkpoint(tmp_path / "ckpt.pt", GPT(OURS["gpt2"]), model_args=model_args)
     with pytest.raises(
@@ -699,6 +699,7 @@ def test_a_compiled_model_goes_out_and_one_being_trained(tmp_path):
 
 
 def test_another_model_is_replaced_whole(tmp_path):
+    save_pretrained(make_ours(OURS["gpt2"]), tmp_path)
     (tmp_path / "model.txt").write_text("mine", encoding="utf-8")
     for shard_bytes in (20_000, 50_000, None, 50_000):
         ours = make_ours(OURS["llama"])
@@ -734,14 +735,14 @@ def test_bad_options_are_named(tmp_path):
         ValueError,
         match="the tokenizer has 301 ids, the model 300; save the tokenizer that it was trained with",
     ):
-        save_pretrained(model, tmp_path, CharTokenizer("".join(map(chr, range(1000, 1301)))))
+        save_pretrained(model, tmp_path / "no", CharTokenizer("".join(map(chr, range(1000, 1301)))))
     other = TiktokenTokenizer.__new__(TiktokenTokenizer)
     other.name, other.vocab_size, other.eot = "cl100k_base", 300, 0
     with pytest.raises(
         ValueError,
         match="tokenizer 'cl100k_base' cannot be written as a tokenizer.json; it can be characters, bytes",
     ):
-        save_pretrained(model, tmp_path, other)
+        save_pretrained(model, tmp_path / "no", other)
     assert [path.name for path in tmp_path.iterdir()] == ["good"], "nothing was written"
 
 
@@ -913,7 +914,7 @@ def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "ckpt.pt").touch()
     with pytest.raises(
-        ValueError, match="is the folder of a run, whose config.json would be lost; choose another"
+        ValueError, match="run holds ckpt.pt and no model of this layout; name an empty folder, or a new one"
     ):
         save_pretrained(model, tmp_path / "run")
     with pytest.raises(

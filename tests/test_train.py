@@ -148,7 +148,7 @@ def test_loss_chunk_changes_memory_and_nothing_else(tiny, tmp_path):
 def test_document_masking_needs_documents(tiny, tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("one text and no end of it, " * 200, encoding="utf-8")
-    with pytest.raises(ValueError, match="document_masking needs to know where documents begin"):
+    with pytest.raises(ValueError, match="document_masking needs an end-of-text id"):
         start_run(replace(tiny, corpus=str(text), data_dir=str(tmp_path / "notes"), document_masking=True))
 
 

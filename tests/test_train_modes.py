@@ -122,12 +122,7 @@ def test_running_out_of_memory_is_explained(tiny, monkeypatch):
     with pytest.raises(MemoryError) as raised:
         train(tiny, progress=False)
     text = str(raised.value)
-    assert (
-        text.startswith(
-            "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); the run needs about 0.0 GB; "
-        )
-        and "\n" not in text
-    )
+    assert text.startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); ") and "\n" not in text
     for advice in ("lower batch_size", "loss_chunk=1024", "checkpoint_activations=True"):
         assert advice in text
     assert load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")["iter_num"] == 0
@@ -145,9 +140,9 @@ def test_other_errors_of_torchs_stay_what_they_are(tiny, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="this system does not say what memory is free")
 def test_a_run_that_is_too_large_is_refused_before_it_begins(tiny):
     advice = r"lower batch_size .*, set loss_chunk=1024, or set checkpoint_activations=True"
-    message = rf"^this run needs about [\d,.]+ GB, and cpu has [\d.]+ GB free.*; {advice}$"
+    message = rf"^this run needs about [\d,.]+ GB, and [\d.]+ GB are free; {advice}$"
     with pytest.raises(MemoryError, match=message):
-        train(replace(tiny, batch_size=10_000_000), progress=False)
+        train(replace(tiny, batch_size=1_000_000), progress=False)
     assert not Path(tiny.out_dir).exists()
 
 
