@@ -114,7 +114,11 @@ def wait_for(condition, process: subprocess.Popen | None = None):
 
 def steps(folder: Path) -> int:
     "The iteration of the latest checkpoint."
-    return load_checkpoint(find_checkpoints(folder)[0])["iter_num"]
+    while True:
+        try:
+            return load_checkpoint(find_checkpoints(folder)[0])["iter_num"]
+        except (FileNotFoundError, IndexError):  # it was renamed in between
+            pass
 
 
 def rows(folder: Path) -> list[dict]:
