@@ -25,7 +25,7 @@ import tyro
 from annotated_types import Ge, Gt, Le, Lt
 from tyro.conf import OmitArgPrefixes, Positional
 
-from .config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive
+from .config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive, Share, ShareOrZero
 from .files import SafeStream, read_json, read_text
 from .flags import command, explain, in_flags, parse, parse_run, run_flags
 from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
@@ -212,8 +212,8 @@ class Sample:
     max_new_tokens: Annotated[int, Ge(1)] = 500  # the most tokens in each
     temperature: NonNegative = 1.0  # 0 is greedy; below 1 is safer, above 1 wilder
     top_k: Count | None = None  # draw from the k likeliest tokens only
-    top_p: Annotated[float, Gt(0), Le(1)] | None = None  # draw from the fewest tokens of this probability together
-    min_p: Annotated[float, Ge(0), Le(1)] | None = None  # draw from tokens with this share of the best one's
+    top_p: Share | None = None  # draw from the fewest tokens of this probability together
+    min_p: ShareOrZero | None = None  # draw from tokens with this share of the best one's
     repetition_penalty: Positive = 1.0  # above 1 makes tokens that were there before less likely
     stop: tuple[str, ...] = ()  # strings that end a text
     seed: Annotated[int, Ge(0), Lt(2**63)] = 1337  # the same seed gives the same text
@@ -424,8 +424,7 @@ def main(args: list[str] | None = None) -> int:
                 raise ValueError(f"unknown command {name!r}; {hint}")
             target = COMMANDS[name]
             status = (target(rest) if name in ("train", "plan") else parse(target, rest, name)()) or 0
-            if sys.stdout:
-                sys.stdout.flush()  # a full disk is noticed here, and not when Python ends
+            print(end="", flush=True)  # a full disk is noticed here, and not when Python ends
             return status
         except KeyboardInterrupt:
             print("nanogpt: stopped", file=sys.stderr)

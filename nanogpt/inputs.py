@@ -22,7 +22,7 @@ from .config import GPTConfig
 from .corpus import get_corpus
 from .data import Sampler, TokenDataset
 from .hub import load_model, tokenizer_of
-from .manifest import SPLITS, is_prepared, read_meta
+from .manifest import SPLITS, is_prepared
 from .model import GPT
 from .prepare import prepare
 from .recipe import TrainConfig, data_path
@@ -42,18 +42,19 @@ def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenize
                 raise FileNotFoundError(f"no data at {path}; make it with: {make}")
             corpus = get_corpus(config.corpus)
             prepare(corpus, get_tokenizer(config.tokenizer, corpus.documents(), corpus.end), path)
-        check_asked(config, path)
     tokenizer = load_tokenizer(path) if (path / "tokenizer.json").exists() else get_tokenizer(config.tokenizer)
     train, val = (TokenDataset(path, split, tokenizer.vocab_size) for split in SPLITS)
     if train.meta and train.meta["tokenizer"] != tokenizer.fingerprint:
         found = "another tokenizer than the tokenizer.json beside it"
         raise ValueError(f"{path} was prepared with {found}; prepare it again")
+    if train.meta:
+        check_asked(config, path, train.meta, tokenizer)
     return train, val, tokenizer
 
 
-def check_asked(config: TrainConfig, path: Path):
+def check_asked(config: TrainConfig, path: Path, meta: dict, tokenizer: Tokenizer):
     "Raise ValueError where a run asks for another text or tokenizer than the data's. Defaults ask for none."
-    default, meta, there = TrainConfig(), read_meta(path), load_tokenizer(path)
+    default = TrainConfig()
     fix = "leave it out, delete the folder, or choose another data_dir"
     if config.corpus and (config.corpus != default.corpus or not config.data_dir):
         try:
@@ -64,10 +65,10 @@ def check_asked(config: TrainConfig, path: Path):
             raise ValueError(f"{path} was prepared from other text than corpus={config.corpus!r} is now; {fix}")
     kind, _, size = config.tokenizer.partition("-")
     if os.path.exists(config.tokenizer):
-        differ = load_tokenizer(config.tokenizer).fingerprint != there.fingerprint
+        differ = load_tokenizer(config.tokenizer).fingerprint != tokenizer.fingerprint
     else:
-        differ = {"gpt2": "tiktoken"}.get(kind, kind) != there.to_dict()["type"]
-        differ = differ or size.isdecimal() and there.vocab_size > int(size)
+        differ = {"gpt2": "tiktoken"}.get(kind, kind) != tokenizer.to_dict()["type"]
+        differ = differ or size.isdecimal() and tokenizer.vocab_size > int(size)
     if differ and config.tokenizer != default.tokenizer:
         raise ValueError(f"{path} was prepared with another tokenizer than tokenizer={config.tokenizer!r}; {fix}")
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from .config import Count, CountOrZero, Fraction, GPTConfig, NonNegative, check_fields, read_config
+from .config import Count, CountOrZero, Fraction, GPTConfig, NonNegative, Share, check_fields, read_config
 
 # %% ../nbs/tools/recipe.ipynb #ac072454
 def _small_model() -> GPTConfig:
@@ -57,7 +57,7 @@ class TrainConfig:
     warmup_iters: CountOrZero = 100  # the first iterations, in which the rate rises from 0
     lr_decay_iters: CountOrZero = 0  # the iteration at which min_lr is reached; 0: max_iters
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
-    decay_fraction: Annotated[float, Gt(0), Le(1)] = 0.2  # of wsd: the last part, in which the rate falls
+    decay_fraction: Share = 0.2  # of wsd: the last part, in which the rate falls
     weight_decay: NonNegative = 0.1  # of matrices; biases and gains do not decay
     beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
     beta2: Fraction = 0.99  # decay of its mean of squared gradients

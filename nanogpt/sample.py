@@ -10,14 +10,13 @@ __all__ = ['filter_logits', 'penalise', 'Sampling', 'Step', 'stream_tokens', 'ge
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from .config import Count, NonNegative, Positive, check_fields
+from .config import Count, NonNegative, Positive, Share, ShareOrZero, check_fields
 from .decode import Context, Detokenizer, context_size, encode_prompt
 from .step import evaluating
 from .tales import score_tales
@@ -72,8 +71,8 @@ class Sampling:
     repetition_penalty: Positive = 1.0  # of every token that has been read or written; 1 does nothing
     temperature: NonNegative = 1.0  # 0 is greedy
     top_k: Count | None = None
-    top_p: Annotated[float, Gt(0), Le(1)] | None = None
-    min_p: Annotated[float, Ge(0), Le(1)] | None = None
+    top_p: Share | None = None
+    min_p: ShareOrZero | None = None
 
     def __post_init__(self):
         check_fields(self)
