@@ -43,7 +43,7 @@ def canvas(width: float, height: float, title: str, alt: str | None, legend: str
     for kind in reversed(legend.split()):
         fill, edge, words = KINDS[kind]
         text = note(ax, right, height - 0.2, words, ha="right")
-        right -= 1.04 * _size(text)[0] + 0.24
+        right -= _size(text)[0] + 0.24
         ax.add_patch(FancyBboxPatch((right, height - 0.27), 0.15, 0.13, "round,pad=0.01", fc=fill, ec=edge))
         right -= 0.2
     return ax
