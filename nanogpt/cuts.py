@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/tools/cuts.ipynb #934af33c
 def utf8(text: str) -> bytes:
-    "UTF-8 bytes, or a ValueError that says where half a surrogate pair is."
+    "UTF-8 bytes, or a ValueError that names the place of a lone surrogate."
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -33,7 +33,7 @@ def utf8(text: str) -> bytes:
 
 
 def decode_utf8(pieces: Iterable[bytes], path: Path, fix: str, errors: str = "strict") -> Iterator[str]:
-    "Decode bytes that were cut anywhere. After the good text, a ValueError names the first bad byte and the `fix`."
+    "Bytes, cut anywhere, as text. A ValueError names the first bad byte and the `fix`, after the good text."
     decoder, end = codecs.getincrementaldecoder("utf-8")(errors), 0
     for piece in chain(filter(None, pieces), [b""]):
         end += len(piece)
@@ -46,13 +46,13 @@ def decode_utf8(pieces: Iterable[bytes], path: Path, fix: str, errors: str = "st
 
 # %% ../nbs/tools/cuts.ipynb #12bec10c
 def special_pattern(special_tokens: Iterable[str]) -> regex.Pattern:
-    "Its `split` gives text at even positions and special tokens at odd ones; the longest wins."
+    "Its `split` gives text at even places, special tokens at odd ones; the longest wins."
     longest_first = sorted(special_tokens, key=len, reverse=True)
     return regex.compile("(" + ("|".join(map(regex.escape, longest_first)) or "(?!)") + ")")
 
 
 def check_special_tokens(special_tokens: Iterable[str]):
-    "Raise a ValueError that names the first one that cannot be used."
+    "Raise a ValueError that names the bad one."
     if isinstance(special_tokens, str):
         raise ValueError(f"special_tokens is the text {special_tokens!r}; put it into a list")
     for token, times in Counter([*special_tokens]).items():
@@ -77,7 +77,7 @@ AllowedSpecial = Literal["all", "none"] | Collection[str]
 
 
 def allow_special(special_ids: Mapping[str, int], allowed: AllowedSpecial) -> Mapping[str, int]:
-    "The special tokens that are allowed, with their ids; a ValueError for one that does not exist."
+    "Those special tokens, with their ids, that a text may spell; or a ValueError that names the others."
     if allowed in ("all", "none"):
         return special_ids if allowed == "all" else {}
     if isinstance(allowed, str) or not special_ids.keys() >= set(allowed):
@@ -86,21 +86,21 @@ def allow_special(special_ids: Mapping[str, int], allowed: AllowedSpecial) -> Ma
     return {token: special_ids[token] for token in allowed}
 
 # %% ../nbs/tools/cuts.ipynb #38019594
-# Each pattern finds the first character of a piece; (?r) searches from the end.
+# Each finds the first character of a piece; (?r) searches from the end.
 ANYWHERE = regex.compile("(?r)")
 GPT2_BOUNDARY = regex.compile(r"(?r)(?<=\S)\s")
-CL100K_BOUNDARY = regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\r\n])[^\s/]")  # newlines belong to the sign before them
+CL100K_BOUNDARY = regex.compile(r"(?r)(?<=\S)[^\S\r\n]|(?<=[\r\n])[^\s/]")  # newlines join a sign before them
 
 
 def safe_chunks(
     chunks: Iterable[str], special_tokens: Collection[str] = (), boundary: regex.Pattern = GPT2_BOUNDARY
 ) -> Iterator[str]:
-    """Hold back what is still undecided: memory grows with the longest piece, not with the text.
+    """Hold back what cannot be decided yet: memory grows with the longest piece, not with the text.
     Args:
         chunks: one text, cut anywhere
-        special_tokens: the text may also be cut after these
+        special_tokens: at whose ends the text may be cut too
     Returns:
-        the same text, cut only between pieces"""
+        the same text, cut between pieces only"""
     special, longest = special_pattern(special_tokens), max(map(len, special_tokens), default=1)
     rest, searched = "", 0
     for chunk in chunks:
@@ -120,7 +120,7 @@ def safe_chunks(
 # %% ../nbs/tools/cuts.ipynb #a44a08cf
 @cache
 def disputed_characters() -> dict[int, str]:
-    "Characters whose class `regex` and tiktoken disagree about, each with one that has the class tiktoken sees."
+    "Characters that `regex` and tiktoken class differently, each with one of the class that tiktoken sees."
     import tiktoken
 
     every = "".join(map(chr, chain(range(0xD800), range(0xE000, sys.maxunicode + 1))))
