@@ -56,7 +56,7 @@ def fused_attention(
     Returns:
         (..., H, T, D)"""
     T, S = q.shape[-2], k.shape[-2]
-    if mask is None and T not in (1, S):  # one new token sees everything; without a past, `causal` says it all
+    if mask is None and T not in (1, S):  # one new token sees everything; no past needs no mask
         mask = causal_mask(T, S, q.device)
     shared = q.dim() > 2 and k.shape[-3] < q.shape[-3]
     if shared and mask is not None and T > 1:  # no fused kernel on a GPU takes shared heads and a mask
