@@ -16,9 +16,9 @@ from typing import overload
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 # %% ../nbs/tools/plot.ipynb #5d1c0a12
 PAGE, PICTURE = 100, 160  # pixels per inch: on the page, and in the picture

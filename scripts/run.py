@@ -3,7 +3,7 @@
     python scripts/run.py nbs/04_attention.ipynb nbs/tools/plot.ipynb
 
 Cells that a reader need not see are folded (in JupyterLab and Colab): set-up, imports, and those that begin with
-`#| echo: false`. Then `nbdev-clean` drops what a notebook need not remember.
+`#| echo: false`. Then `nbdev-clean` drops what a notebook need not remember. With --fold, nothing is run.
 """
 import ast
 import subprocess
@@ -36,23 +36,30 @@ def fold(cell: nbformat.NotebookNode):
         cell.metadata.update(jupyter={"source_hidden": True}, cellView="form")
 
 
-def run(path: Path):
-    notebook = nbformat.read(path, 4)
+def execute(notebook: nbformat.NotebookNode):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         resources = {"metadata": {"path": folder}}
         NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):  # GitHub shows no notebook that holds widgets
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+
+
+def save(path: Path, run: bool):
+    notebook = nbformat.read(path, 4)
+    if run:
+        execute(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             fold(cell)
-            for output in cell.outputs:  # GitHub shows no notebook that holds widgets
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
     subprocess.run([Path(sys.executable).parent / "nbdev-clean", "--fname", path], check=True)
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        start = time.perf_counter()
-        run(Path(name))
-        print(f"{name}: {time.perf_counter() - start:.0f} s")
+        if not name.startswith("-"):
+            start = time.perf_counter()
+            save(Path(name), run="--fold" not in sys.argv)
+            print(f"{name}: {time.perf_counter() - start:.0f} s")

@@ -1,0 +1,130 @@
+"""Write what the chapters say about themselves into README.md and nbs/index.ipynb: their table and the glossary.
+
+The table comes from each chapter's first cell. The glossary holds the sentence in which a chapter marks a term with
+<dfn>…</dfn>. With --check, it only says what would change, and where a term is used before its definition.
+"""
+import json
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+root = Path(__file__).resolve().parent.parent
+chapters = sorted((root / "nbs").glob("[0-9]*.ipynb"))
+OPTIONAL = ("06_modern", "11_distributed", "13_hub", "18_bench")
+DFN = re.compile(r"<dfn>(.+?)</dfn>")
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z*<$\d])")
+
+
+class Term(NamedTuple):
+    name: str
+    chapter: str  # "04_attention"
+    place: tuple[int, int, int]  # chapter, cell and sentence: the order in which a reader meets it
+    sentence: str
+
+
+def plain(text: str) -> str:
+    "Prose without code, formulas, addresses and headings, in which a term may be used for the first time."
+    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)", " ", text, flags=re.S)
+    return re.sub(r"^#.*$", "", text, flags=re.M)
+
+
+def sentences(source: str) -> list[str]:
+    "The sentences of a Markdown cell. A blank line and a new item of a list end one too."
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.)\s)", source)
+    return [re.sub(r"^[-*]\s+", "", " ".join(s.split())) for part in parts for s in SENTENCE.split(part)]
+
+
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def prose() -> list[tuple[str, tuple[int, int, int], str]]:
+    "Chapter, place and text of every sentence that a reader meets, except the first and the last cell of a chapter."
+    return [
+        (path.stem, (number, i, j), sentence)
+        for number, path in enumerate(chapters)
+        for i, cell in list(enumerate(cells(path)))[1:-1]
+        if cell["cell_type"] == "markdown"
+        for j, sentence in enumerate(sentences("".join(cell["source"])))
+    ]
+
+
+def terms() -> list[Term]:
+    "Every marked term, in the order of the alphabet."
+    found = [
+        Term(name, chapter, place, re.sub(r"</?dfn>", "", sentence))
+        for chapter, place, sentence in prose()
+        for name in DFN.findall(sentence)
+    ]
+    return sorted(found, key=lambda term: term.name.lower())
+
+
+def early_uses() -> list[str]:
+    "Terms that are marked twice, or used before their definition."
+    problems, everything = [], prose()
+    found = terms()
+    for one, two in zip(found, found[1:]):
+        if one.name.lower() == two.name.lower():
+            problems.append(f"{one.name}: defined in {one.chapter} and in {two.chapter}")
+    for term in found:
+        word = re.compile(rf"(?<![\w-]){re.escape(term.name)}s?(?![\w-])", re.I)
+        for chapter, place, sentence in everything:
+            if place < term.place and word.search(plain(sentence)):
+                problems.append(f"{term.name}: defined in {term.chapter}, but used in {chapter}: {sentence[:100]}")
+                break
+    return problems
+
+
+def glossary() -> str:
+    lines = [f"- **{term.name}** ([{term.chapter[:2]}]({term.chapter}.ipynb)) · {term.sentence}" for term in terms()]
+    return "\n".join(lines)
+
+
+def table(folder: str) -> str:
+    "One row per chapter, with links that start from `folder`."
+    lines = ["| chapter | what you do | time | |", "| --- | --- | --- | --- |"]
+    for path in chapters:
+        first = "".join(cells(path)[0]["source"])
+        title = re.search(r"^# (.+)", first)[1]
+        promise = re.search(r"^> (.+)", first, re.M)[1]
+        time = re.search(r"\*\*Time:\*\* (?:about )?(.+?)\.", first)
+        colab = re.search(r"\((https://colab[^)]+)\)", first)[1]
+        mark = "optional" if path.stem in OPTIONAL else "core"
+        lines.append(
+            f"| [{title}]({folder}{path.name}) | {promise} | {time[1] if time else ''} | {mark} · [Colab]({colab}) |"
+        )
+    return "\n".join(lines)
+
+
+def between(text: str, name: str, new: str) -> str:
+    "The text with what is between <!-- name --> and <!-- /name --> replaced."
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + new + end + rest.partition(end)[2]
+
+
+def main() -> int:
+    check = "--check" in sys.argv
+    readme, index = root / "README.md", root / "nbs" / "index.ipynb"
+    new = {readme: between(readme.read_text(encoding="utf-8"), "chapters", table("nbs/"))}
+    notebook = json.loads(index.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        for name, text in (("chapters", table("")), ("glossary", glossary())):
+            if f"<!-- {name} -->" in source:
+                cell["source"] = between(source, name, text).splitlines(keepends=True)
+    new[index] = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    stale = [path for path, text in new.items() if path.read_text(encoding="utf-8") != text]
+    problems = early_uses()
+    for path in stale:
+        name = path.relative_to(root).as_posix()
+        print(f"{name}: not what the chapters say; run scripts/index.py" if check else f"rewrote {name}")
+        if not check:
+            path.write_text(new[path], encoding="utf-8", newline="\n")
+    print("\n".join(problems))
+    return 1 if problems or (stale and check) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
