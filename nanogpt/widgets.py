@@ -7,6 +7,7 @@ plain figures."""
 __all__ = ['token_label', 'plot_sampling', 'explore_sampling']
 
 # %% ../nbs/tools/widgets.ipynb #f6fca61c
+from base64 import b64decode
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .plot import COLOURS, new_axes
+from .plot import COLOURS, new_axes, picture
 from .sample import Sampling, filter_logits
 from .tokenizer import Tokenizer
 
@@ -62,7 +63,6 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer):
     Args:
         logits: (V,), of one position"""
     import ipywidgets
-    from IPython.core.pylabtools import print_figure
     from IPython.display import Image, display
 
     counts = [k for k in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000) if k < len(logits)]
@@ -74,13 +74,14 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer):
         "min_p": ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.0, step=0.01),
     }
 
-    def picture() -> Image:
-        ax = plot_sampling(logits, tokenizer, **{name: slider.value for name, slider in sliders.items()})
+    def shown() -> Image:
+        plot_sampling(logits, tokenizer, **{name: slider.value for name, slider in sliders.items()})
+        png, page = picture(plt.gcf())
         plt.close()
-        return Image(print_figure(ax.figure))
+        return Image(b64decode(png), **page)  # with its width and alternative text
 
     display(ipywidgets.VBox(list(sliders.values())))
-    handle: Any = display(picture(), display_id=True)
+    handle: Any = display(shown(), display_id=True)
     for name, slider in sliders.items():
         slider.description, slider.continuous_update = name, False
-        slider.observe(lambda change: handle.update(picture()), "value")
+        slider.observe(lambda change: handle.update(shown()), "value")
