@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AllowedSpecial', 'ANYWHERE', 'GPT2_BOUNDARY', 'CL100K_BOUNDARY', 'utf8', 'decode_utf8', 'special_pattern',
-           'check_special_tokens', 'allow_special', 'safe_chunks', 'disputed_characters']
+           'check_special_tokens', 'count_merges', 'allow_special', 'safe_chunks', 'disputed_characters',
+           'check_ids', 'encode_with_tiktoken']
 
 # %% ../nbs/tools/cuts.ipynb #c71deba7
 import codecs
@@ -12,11 +13,14 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TYPE_CHECKING
 
 import regex
+
+if TYPE_CHECKING:
+    import tiktoken  # at run time only where it is needed, since it takes a moment
 
 # %% ../nbs/tools/cuts.ipynb #934af33c
 def utf8(text: str) -> bytes:
@@ -57,6 +61,16 @@ def check_special_tokens(special_tokens: Iterable[str]):
         if times > 1:
             raise ValueError(f"special token {token!r} is there twice; give it once")
         utf8(token)
+
+# %% ../nbs/tools/cuts.ipynb #a0328f7b
+def count_merges(vocab_size: int, special_tokens: Collection[str]) -> int:
+    "How many merges a vocabulary of this size has room for; a ValueError if it is too small."
+    check_special_tokens(special_tokens)
+    least = 256 + len(special_tokens)
+    if vocab_size < least:
+        why = f"256 bytes and {len(special_tokens)} special tokens need at least {least}"
+        raise ValueError(f"vocab_size {vocab_size} is too small: {why}")
+    return vocab_size - least
 
 # %% ../nbs/tools/cuts.ipynb #7982494f
 AllowedSpecial = Literal["all", "none"] | Collection[str]
@@ -107,7 +121,7 @@ def safe_chunks(
 @cache
 def disputed_characters() -> dict[int, str]:
     "Characters that `regex` and tiktoken class differently, each with one of the class that tiktoken sees."
-    import tiktoken  # here, since it takes a moment
+    import tiktoken
 
     every = "".join(map(chr, chain(range(0xD800), range(0xE000, sys.maxunicode + 1))))
     substitutes = {}
@@ -119,3 +133,23 @@ def disputed_characters() -> dict[int, str]:
         substitutes = {ord(c): "!" for c in ours - theirs} | substitutes
         substitutes |= {ord(c): example for c in theirs - ours}
     return substitutes
+
+# %% ../nbs/tools/cuts.ipynb #431758c5
+def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    "The ids as a list of Python ints. Raises ValueError for the first one outside the vocabulary."
+    ids = [int(i) for i in ids]
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"id {i} is outside the vocabulary: ids run from 0 to {vocab_size - 1}")
+    return ids
+
+# %% ../nbs/tools/cuts.ipynb #9ec2f44d
+_LONG_SPACE = regex.compile(r"(?<!\s)\s{10000,}+")
+
+
+def encode_with_tiktoken(encoding: "tiktoken.Encoding", text: str) -> list[int]:
+    "The ids of a text, for encodings with GPT-2's pattern. Raises ValueError for half a surrogate pair."
+    utf8(text)
+    cuts = [run.end() - 1 for run in _LONG_SPACE.finditer(text) if run.end() < len(text)]
+    parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+    return list(chain.from_iterable(map(encoding.encode_ordinary, parts)))

@@ -159,6 +159,18 @@ def test_no_space_keeps_the_old_checkpoint(checkpoint, tmp_path):
     assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == []
 
 
+class Unwritable:
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_value_that_cannot_be_written_keeps_the_old_checkpoint(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "c.pt", checkpoint)
+    with pytest.raises(OSError, match="c.pt was not saved .no room"):
+        save_checkpoint(tmp_path / "c.pt", {"model": Unwritable()})
+    assert load_checkpoint(tmp_path / "c.pt")["iter_num"] == 0 and not list(tmp_path.glob(".*.tmp"))
+
+
 def test_atomic_write_survives_an_interrupt(tmp_path):
     path = tmp_path / "a" / "f.txt"
     with atomic_write(path) as file:
