@@ -187,8 +187,9 @@ def train(
             asked, began = signals.enter_context(stop_on_signals()), time.monotonic()
             writer = stack.enter_context(CheckpointWriter(out_dir, run.config.keep)) if first else None
             rows = begin(run, writer) if run.resumed else []
-            options = dict(initial=run.iter_num, unit="it", smoothing=0.05, disable=not show)
-            bar = tqdm(total=config.max_iters, **options)
+            bar = tqdm(
+                total=config.max_iters, initial=run.iter_num, unit="it", smoothing=0.05, disable=not show
+            )
             bar.mininterval = 0.1 if sys.stderr.isatty() else 5
             stack.enter_context(bar)
             while True:
