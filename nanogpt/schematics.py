@@ -53,10 +53,10 @@ def shards_on_disk() -> Axes:
         box(ax, 0.9, y, f"document {i}", "data", 1.3)
     corpus = group(ax, 0.15, 2.2, 1.65, 3.85, "corpus")
     encode = box(ax, 2.45, corpus.y, "Tokenizer", "compute", h=0.5)
-    ids = [("d1", "⏎", "d2"), ("d2", "d2", "⏎"), ("d3", "d3", "⏎")]
+    ids = [("⏎", "d1", "⏎"), ("d2", "d2", "⏎"), ("⏎", "d3", "⏎")]
     rows = [cells(ax, 3.4 + 2.15 * i, corpus.y, row, "data", 0.6) for i, row in enumerate(ids)]
     chain(ax, [corpus, encode, rows[0]])
-    note(ax, 6.45, corpus.y + 0.4, "a row of ids per split; ⏎ is the end-of-text id; a shard may end inside a document")
+    note(ax, 6.45, corpus.y + 0.4, "one row of ids per split; ⏎ is the end-of-text id; each shard ends with a document")
     group(ax, 0.55, 1.05, 9.85, 2.0, "data/", "stored")
     box(ax, 1.9, 1.45, "meta.json: counts, checksums", "stored")
     names = ("train-00000.bin", "train-00001.bin", "val-00000.bin")

@@ -37,7 +37,7 @@ from .start import Run, save_run, start_run
 from .tokenizer import Tokenizer
 
 # %% ../nbs/12_run.ipynb #ba2bdd20
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 and the signal's number, as shells have it
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 plus its number, as in a shell
 
 
 @dataclass
@@ -48,19 +48,19 @@ class TrainResult:
     tokenizer: Tokenizer | None
     metrics: list[dict]  # the rows of metrics.jsonl
     out_dir: Path
-    best_val_loss: float  # nats a token
-    floor: float | None  # nats a character, where the corpus knows it
+    best_val_loss: float  # nats per token
+    floor: float | None  # nats per character, if the corpus knows it
     stopped: str  # why it ended: "max_iters", "patience", "max_seconds", or a signal such as "SIGINT"
 
     @property
     def exit_code(self) -> int:
-        "For the process: 0, or what EXIT_CODES has for the signal that stopped it; resume='auto' goes on from there."
+        "0, or what EXIT_CODES has for the signal that stopped the run; resume='auto' continues it."
         return EXIT_CODES.get(self.stopped, 0)
 
 # %% ../nbs/12_run.ipynb #5cfa06ea
 @contextmanager
 def stop_on_signals() -> Iterator[list[str]]:
-    "Inside the block these signals only add their names to the list; the second one acts as ever."
+    "Inside the block these signals only add their names to the list; a second one acts as usual."
     asked = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -99,7 +99,7 @@ def open_logs(
 def begin(run: Run, writer: CheckpointWriter | None) -> list[dict]:
     """Write what describes the run beside its results. Every rank calls it, once there is something to save.
 
-    What belongs to a run that is replaced goes when the first checkpoint of the new one is on disk, and not before.
+    The files of a run that is replaced are removed once the first checkpoint of the new one is on disk.
     Args:
         writer: rank 0's; None on the others
     Returns:
@@ -113,7 +113,8 @@ def begin(run: Run, writer: CheckpointWriter | None) -> list[dict]:
             rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
         if not run.resumed:
             old = [*find_checkpoints(out_dir)[1:], *(out_dir / name for name in ("best.pt", "metrics.jsonl"))]
-            old += [path for path in out_dir.glob("samples/[0-9]*.txt") if path.stem.strip("0")]  # all but 0000000
+            samples = out_dir.glob("samples/[0-9]*.txt")
+            old += [path for path in samples if path.stem.strip("0")]  # all but 0000000
             for path in old + ([] if run.tokenizer else [out_dir / "tokenizer.json"]):
                 remove_checkpoint(path)
         if run.tokenizer:
@@ -130,7 +131,7 @@ def explain(
     text = re.sub(r"^\[\S+\] ", "", (str(error).strip().splitlines() or [""])[0])
     if is_out_of_memory(error):
         return MemoryError(f"out of memory ({text}); {LESS_MEMORY}")
-    lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that found it out
+    lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that raised it
     if rank_and_size()[1] > 1 and lost:
         return ConnectionError(
             f"rank {rank_and_size()[0]}: another rank died, or did not answer for {config.timeout:g} s "
@@ -152,9 +153,9 @@ def train(
 ) -> TrainResult:
     """Train until `max_iters`, evaluating and saving every `eval_interval` iterations.
 
-    Batches are x and y, int64 (B, T), with y < 0 where there is nothing to predict. Iterables begin again when they
-    are through. `run.eval_model` is what `on_eval` should look at: with `ema` it is the average of the weights.
-    Ctrl-C, SIGTERM and SIGHUP save and return. Under a launcher every rank calls it. Raises ValueError, OSError,
+    Batches are x and y, int64 (B, T), with y < 0 where there is nothing to predict. Iterables begin again at
+    their end. `on_eval` should look at `run.eval_model`: with `ema` it is the average of the weights. Ctrl-C,
+    SIGTERM and SIGHUP save and return. Under a launcher every rank calls it. Raises ValueError, OSError,
     MemoryError or ConnectionError in one line; the last checkpoint stays.
     Args:
         model: forward(idx, targets) -> (logits, loss); None: our GPT
@@ -170,7 +171,7 @@ def train(
         stack.enter_context(fast_float32(config.tf32))
         stack.enter_context(redirect_stdout(SafeStream(sys.stdout)))
         stack.enter_context(redirect_stderr(SafeStream(sys.stderr)))
-        signals = stack.enter_context(ExitStack())  # ends after the group: torchrun's signal cuts no message off
+        signals = stack.enter_context(ExitStack())  # after the group: a signal cuts no message off
         stack.enter_context(process_group(device, config.timeout))
         try:
             first, out_dir = rank_and_size()[0] == 0, Path(config.out_dir)
@@ -186,7 +187,9 @@ def train(
             asked, began = signals.enter_context(stop_on_signals()), time.monotonic()
             writer = stack.enter_context(CheckpointWriter(out_dir, run.config.keep)) if first else None
             rows = begin(run, writer) if run.resumed else []
-            bar = tqdm(total=config.max_iters, initial=run.iter_num, unit="it", smoothing=0.05, disable=not show)
+            bar = tqdm(
+                total=config.max_iters, initial=run.iter_num, unit="it", smoothing=0.05, disable=not show
+            )
             bar.mininterval = 0.1 if sys.stderr.isatty() else 5
             stack.enter_context(bar)
             while True:
@@ -211,10 +214,9 @@ def train(
                     if show:
                         bar.write(format_row(row))
                     if run.waited == 3 and first:
-                        warnings.warn(
-                            f"the validation loss has not fallen since iteration {best_at}: best.pt has the weights "
-                            "of then; use more text, a smaller model, dropout, or patience=3 to stop by itself"
-                        )
+                        what = f"the validation loss has not fallen since iteration {best_at}"
+                        fix = "use more text, a smaller model, dropout, or patience=3 to stop by itself"
+                        warnings.warn(f"{what}: best.pt has the weights of then; {fix}")
                 patient = not config.patience or run.waited < config.patience
                 ended = "max_iters" if run.iter_num >= config.max_iters else stop if patient else "patience"
                 if ended:
