@@ -184,7 +184,7 @@ def checkpoint_path(run: str | Path) -> Path:
 
 
 def find_model(source: str | Path) -> Path:
-    """What is here wins; else a name is asked for at the hub. Raises OSError that says what was looked for.
+    """A local path wins; otherwise the hub is asked. Raises an OSError that says what was looked for.
     Returns:
         a checkpoint file, or a folder in Hugging Face's layout"""
     path = Path(source)
@@ -209,7 +209,7 @@ def _download(name: str, revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         fix = "for models of the hub run `pip install 'nanogpt[hf]'`"
-        raise ImportError(f"{name} is not here, and the library `huggingface_hub` neither; {fix}") from None
+        raise ImportError(f"{name} is not here, and `huggingface_hub` is not installed; {fix}") from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except Exception as error:  # of many types: those of huggingface_hub and the HTTP library below it

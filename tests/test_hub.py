@@ -494,7 +494,7 @@ def test_a_missing_library_is_named(monkeypatch):
         load("gpt2")
 
 
-# One door
+# One function for every source
 
 
 def nanogpts_checkpoint(path: Path, model: GPT, **changes):
