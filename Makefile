@@ -28,7 +28,7 @@ test: env
 	for path in nbs/*.ipynb nbs/tools/*.ipynb; do \
 	  folder=build/alone/$$(basename $$path .ipynb) && mkdir -p $$folder && cp $$path $$folder || exit 1; \
 	done
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --path build/alone --n-workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test build/alone --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: env

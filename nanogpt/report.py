@@ -181,7 +181,8 @@ def format_row(row: dict) -> str:
         if row.get(name) is not None:
             parts.append(f"{name.replace('_', ' ')} {row[name]:.4f}")
     if row.get("from_reference") is not None:
-        parts.append(f"from reference {row['from_reference']:+.4f}")
+        difference = round(row["from_reference"], 4) + 0.0  # -0.0 + 0.0 is 0.0
+        parts.append(f"from reference {difference:+.4f}")
     for name in ("well_formed", "consistent"):
         if name in row:
             parts.append(f"{name.replace('_', '-')} {row[name]:.0%}")

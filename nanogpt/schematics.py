@@ -218,31 +218,32 @@ def block_stream() -> Axes:
 
 
 def modern_block() -> Axes:
-    "GPT-2's block beside one of today: RMSNorm, grouped queries, rotary positions, a window, and SwiGLU."
-    ax = canvas(10, 6.7, "GPT-2's block and a block of today", modern_block.__doc__, "data learned compute")
-    rows = [  # from the bottom up: GPT-2's, today's, and what is gained
+    "GPT-2's block beside one of today: RMSNorm, grouped queries, QK-norm, rotary positions, a window and SwiGLU."
+    ax = canvas(10, 7.4, "GPT-2's block and a block of today", modern_block.__doc__, "data learned compute")
+    rows = [  # from the bottom up: GPT-2's, today's, and what is new
         ("x, with learned positions", "x, without positions", ""),
-        ("LayerNorm", "RMSNorm", "less to compute"),
+        ("LayerNorm", "RMSNorm", "no mean"),
         ("a query, key and value\nfor every head", "grouped queries:\nheads share keys and values", "a smaller cache"),
-        ("", "QK-norm and rotary positions", "relative distances"),
-        ("causal attention", "causal attention,\nin a window or a document", "less to read"),
+        ("", "QK-norm", "scores of limited size"),
+        ("", "rotary positions", "only distances count"),
+        ("causal attention", "causal attention,\nin a window or a document", "fewer keys per query"),
         ("+", "+", ""),
-        ("LayerNorm", "RMSNorm", ""),
-        ("feed-forward layer, GELU", "gated feed-forward layer,\nSwiGLU", "a lower loss"),
+        ("LayerNorm", "RMSNorm", "no mean"),
+        ("feed-forward layer, GELU", "gated feed-forward layer,\nSwiGLU", "gate × value"),
         ("+", "+", ""),
     ]
-    kinds = ["data"] + ["learned"] * 3 + ["compute"] * 2 + ["learned"] * 2 + ["compute"]
+    kinds = ["data"] + ["learned"] * 3 + ["compute"] * 3 + ["learned"] * 2 + ["compute"]
     for x, column, out in ((2.3, 0, 0.35), (7.7, 1, 9.65)):
         ys = [0.4 + 0.68 * i for i in range(len(rows))]
         texts = {i: row[column] for i, row in enumerate(rows) if row[column]}
         made = {i: box(ax, x, ys[i], text, kinds[i], 2.4 * (text != "+")) for i, text in texts.items()}
         chain(ax, list(made.values()))
-        for start, end in ((0, 5), (5, 8)):
+        for start, end in ((0, 6), (6, 9)):
             arrow(ax, made[start], made[end], via=[(out, ys[start]), (out, ys[end])])
-        note(ax, x, 6.2, ("GPT-2 (2019)", "today")[column], 10, weight="bold")
-    for y, (old, _, gain) in zip(ys, rows):
-        if gain:
-            arrow(ax, Box(3.7 if old else 4.2, y), Box(6.3, y), gain, colour=COLOURS[4], style="--")
+        note(ax, x, 6.9, ("GPT-2 (2019)", "today")[column], 10, weight="bold")
+    for y, (old, _, new) in zip(ys, rows):
+        if new:
+            arrow(ax, Box(3.7 if old else 4.2, y), Box(6.3, y), new, colour=COLOURS[4], style="--")
     return ax
 
 # %% ../nbs/tools/schematics.ipynb #b21cb7ff

@@ -50,7 +50,7 @@ def merge_pair(tokens: list[AnyStr], pair: tuple[AnyStr, AnyStr]) -> list[AnyStr
 
 # %% ../nbs/01_tokenizer.ipynb #d65d3946
 class Tokenizer(Protocol):
-    "What every tokenizer can do. Each defines the first seven members; the others follow from them."
+    "What every tokenizer can do. Define the three methods marked `...`; the others follow from them."
 
     vocab_size: int  # ids are 0 .. vocab_size - 1
     eot: int | None  # the id that ends a document, if the tokenizer has one
@@ -63,16 +63,17 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        "SHA-256 of the definition: two tokenizers with the same fingerprint give the same ids."
+        "A SHA-256 hash of the definition: tokenizers with the same fingerprint give the same ids."
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def encode(self, text: str, allowed_special: AllowedSpecial = "none") -> list[int]:
-        "Special tokens are plain text unless they are allowed. The first wins, and of those the longest."
-        if not (special_ids := allow_special(self.special_ids, allowed_special)):
+        "Special tokens are plain text unless allowed. Where several match at one place, the longest wins."
+        special_ids = allow_special(self.special_ids, allowed_special)
+        if not special_ids:
             return self.encode_ordinary(text)
-        utf8(text)  # refuse a text that is not valid before it is cut
+        utf8(text)  # raise an error before the text is cut
         ids = []
-        for n, part in enumerate(special_pattern(special_ids).split(text)):
+        for n, part in enumerate(special_pattern(special_ids).split(text)):  # odd parts are special tokens
             ids += [special_ids[part]] if n % 2 else self.encode_ordinary(part)
         return ids
 
@@ -94,7 +95,7 @@ class Tokenizer(Protocol):
 
     def save(self, path: str | Path):
         "Write the definition as JSON, all of it or nothing; `load_tokenizer` reads it back."
-        with atomic_write(path) as file:
+        with atomic_write(path) as file:  # like a file opened for writing, but complete or absent
             json.dump(self.to_dict(), file, ensure_ascii=False)
 
 # %% ../nbs/01_tokenizer.ipynb #dcbb262c
@@ -119,7 +120,9 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def from_text(cls, text: str | Iterable[str], eot: str | None = None) -> "CharTokenizer":
         "The vocabulary is the sorted set of all characters of a text, or of several texts, and of `eot`."
-        return cls("".join(sorted({*(eot or ""), *chain.from_iterable(text)})), eot)
+        characters = set(chain.from_iterable(text))  # of one text, or of each text in a list
+        characters.update(eot or "")
+        return cls("".join(sorted(characters)), eot)
 
     def encode_ordinary(self, text: str) -> list[int]:
         "Look up every character. Raises ValueError that names the unknown ones."
@@ -163,21 +166,21 @@ def split_pieces(text: str) -> list[str]:
     """Cut a text as GPT-2 does: into words, numbers, signs (each with the space before it) and white space.
     Returns:
         joined, they are the text"""
-    same_cuts = text if text.isascii() else text.translate(disputed_characters())
-    if same_cuts == text:
+    replaced = text if text.isascii() else text.translate(disputed_characters())  # of the same length
+    if replaced == text:  # nearly always
         return _PIECE.findall(text)
-    return [text[match.start() : match.end()] for match in _PIECE.finditer(same_cuts)]
+    return [text[match.start() : match.end()] for match in _PIECE.finditer(replaced)]
 
 # %% ../nbs/01_tokenizer.ipynb #26299b4c
 def merge_piece(piece: bytes, ids: Mapping[bytes, int], limit: int) -> list[bytes]:
     """Join the two neighbours that make the token with the smallest id, until no two make a token.
     Args:
-        limit: only make tokens with ids below this one"""
+        limit: only make tokens with ids below this one; the size of the vocabulary allows all"""
     tokens = [bytes([b]) for b in piece]
     while len(tokens) > 1:
-        made = [ids.get(left + right, limit) for left, right in pairwise(tokens)]
+        made = [ids.get(left + right, limit) for left, right in pairwise(tokens)]  # the id of each pair
         i = made.index(min(made))  # if there are several, the leftmost
-        if made[i] >= limit:
+        if made[i] >= limit:  # no pair makes a token
             break
         tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]
     return tokens
@@ -201,31 +204,31 @@ class BPETokenizer(Tokenizer):
             byte_ids: the ids of the 256 bytes"""
         check_special_tokens(special_tokens)
         self.merges = [(left, right) for left, right in merges]
-        if not isinstance(special_tokens, Mapping):
+        if not isinstance(special_tokens, Mapping):  # they come without ids, and get the last ones
             special_tokens = {token: 256 + len(self.merges) + n for n, token in enumerate(special_tokens)}
         self.special_ids = dict(special_tokens)
-        self.ids = {bytes([b]): i for b, i in enumerate(byte_ids)}
+        self.ids = {bytes([b]): i for b, i in enumerate(byte_ids)}  # token -> id
         taken = {*byte_ids, *self.special_ids.values()}
-        free = (i for i in count() if i not in taken)
+        free = (i for i in count() if i not in taken)  # 0, 1, 2, … without those
         for left, right in self.merges:
             if left not in self.ids or right not in self.ids or left + right in self.ids:
                 raise ValueError(f"merge {left!r} + {right!r} must make a new token of two before it")
             self.ids[left + right] = next(free)
-        self.vocab = {i: token for token, i in self.ids.items()}
+        self.vocab = {i: token for token, i in self.ids.items()}  # id -> token
         self.vocab |= {i: token.encode() for token, i in self.special_ids.items()}
         self.eot = self.special_ids.get("<|endoftext|>")
         self.vocab_size = len(self.ids) + len(self.special_ids)
-        if self.vocab.keys() != set(range(self.vocab_size)):
+        if self.vocab.keys() != set(range(self.vocab_size)):  # the ids must be 0, 1, 2, …, each once
             raise ValueError("the ids of bytes and special tokens clash or leave gaps; number all from 0")
 
-    @cached_property
+    @cached_property  # made at its first use, then kept
     def encoding(self) -> tiktoken.Encoding:
         "The same tokenizer in tiktoken's core."
         definition = {"mergeable_ranks": self.ids, "special_tokens": self.special_ids}
         return tiktoken.Encoding(f"bpe-{self.vocab_size}", pat_str=GPT2_PATTERN, **definition)
 
     def __getstate__(self) -> dict:
-        "What a pickle holds: all but tiktoken's object, which is made again when it is needed."
+        "What a pickle holds: all except tiktoken's object, which is made again when it is needed."
         return {name: value for name, value in vars(self).items() if name != "encoding"}
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -255,7 +258,7 @@ def train_bpe_naively(text: str, vocab_size: int, special_tokens: Sequence[str] 
         vocab_size: 256 bytes, the merges and the special tokens"""
     n_merges = count_merges(vocab_size, special_tokens)
     utf8(text)
-    parts = special_pattern(special_tokens).split(text)[::2]
+    parts = special_pattern(special_tokens).split(text)[::2]  # only the even parts: text
     pieces = [[bytes([b]) for b in piece.encode()] for part in parts for piece in split_pieces(part)]
     if not pieces:
         raise ValueError("there is no text to train on: it is empty but for special tokens")

@@ -13,7 +13,7 @@ root = Path(__file__).resolve().parent.parent
 chapters = sorted((root / "nbs").glob("[0-9]*.ipynb"))
 OPTIONAL = ("06_modern", "11_distributed", "13_hub", "18_bench")
 DFN = re.compile(r"<dfn>(.+?)</dfn>")
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z*<$\d])")
+SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?]\)))(?<!\bal\.)(?<!\be\.g\.)\s+(?=[A-Z*<$`(\d])")
 
 
 class Term(NamedTuple):
@@ -77,7 +77,10 @@ def early_uses() -> list[str]:
 
 
 def glossary() -> str:
-    lines = [f"- **{term.name}** ([{term.chapter[:2]}]({term.chapter}.ipynb)) · {term.sentence}" for term in terms()]
+    "A list with one line per term, and a link to the chapter."
+    lines = []
+    for name, chapter, _, sentence in terms():
+        lines.append(f"- **{name[0].upper()}{name[1:]}** ([{int(chapter[:2])}]({chapter}.ipynb)): {sentence}")
     return "\n".join(lines)
 
 
@@ -88,11 +91,11 @@ def table(folder: str) -> str:
         first = "".join(cells(path)[0]["source"])
         title = re.search(r"^# (.+)", first)[1]
         promise = re.search(r"^> (.+)", first, re.M)[1]
-        time = re.search(r"\*\*Time:\*\* (?:about )?(.+?)\.", first)
+        time = " ".join(re.search(r"\*\*Time:\*\* (?:about )?(.+?)\.", first, re.S)[1].split())
         colab = re.search(r"\((https://colab[^)]+)\)", first)[1]
         mark = "optional" if path.stem in OPTIONAL else "core"
         lines.append(
-            f"| [{title}]({folder}{path.name}) | {promise} | {time[1] if time else ''} | {mark} · [Colab]({colab}) |"
+            f"| [{title}]({folder}{path.name}) | {promise} | {time} | {mark} · [Colab]({colab}) |"
         )
     return "\n".join(lines)
 
