@@ -25,6 +25,7 @@ def causal_mask(
         window: how many positions a query sees, including its own; None: all of the past
     Returns:
         bool (queries, keys), True where a query may look"""
+    # tril keeps the triangle on and below a diagonal, here the one that ends in the last corner
     mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return mask if window is None else mask.triu(keys - queries - window + 1)
 
@@ -56,12 +57,13 @@ def fused_attention(
     Returns:
         (..., H, T, D)"""
     T, S = q.shape[-2], k.shape[-2]
-    if mask is None and T not in (1, S):  # one new token sees everything; no past needs no mask
+    if mask is None and T not in (1, S):  # T = 1 sees everything; for T = S the kernel makes the mask
         mask = causal_mask(T, S, q.device)
     shared = q.dim() > 2 and k.shape[-3] < q.shape[-3]
     if shared and mask is not None and T > 1:  # no fused kernel on a GPU takes shared heads and a mask
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
     causal = mask is None and T > 1
+    # enable_gqa says that several heads of queries share one head of keys and values (chapter 6)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=shared)
 
 # %% ../nbs/04_attention.ipynb #9d77b69a
@@ -101,6 +103,7 @@ class CausalSelfAttention(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "Project (B, T, C) once, then cut: queries (B, H, T, D), keys and values (B, n_kv_head, T, D)."
+        # unflatten cuts the last dimension into heads, as view did above
         together = self.c_attn(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = together.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
         return self.q_norm(q), self.k_norm(k), v

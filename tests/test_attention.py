@@ -156,3 +156,13 @@ def test_fused_attention_takes_any_number_of_dimensions(shape):
     "1e-6 in float32, of sums in another order."
     q, k, v = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(fused_attention(q, k, v), attention(q, k, v)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_are_those_of_finite_differences():
+    g, double = torch.Generator().manual_seed(8), torch.float64
+    small = [torch.randn(1, 5, 3, generator=g, dtype=double, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v)[0], small)
+    x = torch.randn(1, 5, 4, generator=g, dtype=double, requires_grad=True)
+    assert torch.autograd.gradcheck(CausalSelfAttention(4, n_head=2).double(), x)
+    hidden = torch.autograd.gradcheck(lambda q, k, v: attention(q, k.detach(), v)[0], small, raise_exception=False)
+    assert not hidden, "the test notices a gradient that is missing"
