@@ -123,8 +123,8 @@ def attention_mask(
         mask = mask & (documents[:, -queries:, None] == documents[:, None, :])
     if padding is not None:
         text = torch.arange(S, device=ids.device) >= padding[:, None]
-        itself = causal_mask(queries, S, ids.device, window=1)  # without it, softmax over nothing
-        mask = mask & text[:, None, :] | itself
+        itself = causal_mask(queries, S, ids.device, window=1)  # so that no query is left with nothing to see
+        mask = (mask & text[:, None, :]) | itself
     return mask.view(-1, 1, queries, S)
 
 # %% ../nbs/05_model.ipynb #26299b4c
@@ -148,22 +148,28 @@ class Transformer(nn.Module):
             cache: what earlier calls read; idx then continues it
         Returns:
             (B, T, C), after the last norm"""
-        config, T, ids, padding = self.config, idx.shape[1], idx, None
+        config, T = self.config, idx.shape[1]
+        ids, padding = idx, None
         if cache is not None:
-            ids, padding = idx if cache.ids is None else torch.cat([cache.ids, idx], dim=1), cache.padding
-        S, limit = ids.shape[1], config.block_size
-        if S > limit:
+            padding = cache.padding
+            if cache.ids is not None:
+                ids = torch.cat([cache.ids, idx], dim=1)  # all that was read, and the new ones
+        S = ids.shape[1]
+        if S > config.block_size:
+            limit = config.block_size
             raise ValueError(f"a sequence of {S} tokens is longer than block_size {limit}; crop it")
         positions = torch.arange(S - T, S, device=idx.device)[None]  # (1, T), or (B, T) with padding
         if padding is not None:
             positions = (positions - padding[:, None]).clamp(min=0)
-        x, rotary = self.wte(idx), None
+        x = self.wte(idx)
+        rotary = None
         if config.positions == "learned":
             x = x + self.wpe(positions)
         else:
             dtype = torch.promote_types(x.dtype, torch.float32)
             rotary = rotary_angles(positions, config.head_size, config.rope_theta, config.rope_scaling, dtype)
-        x, mask = self.drop(x), attention_mask(config, ids, T, padding)
+        x = self.drop(x)
+        mask = attention_mask(config, ids, T, padding)
         for i, block in enumerate(self.h):
             x = block(x, None if cache is None else cache.layers[i], mask, rotary)
         if cache is not None:
