@@ -46,12 +46,12 @@ def evaluate(
     batches, sums = iter(batches), []
     with evaluating(model), autocast or nullcontext():
         while group := list(islice(batches, ranks)):
-            x, y = group[min(rank, len(group) - 1)]  # none left: repeat one, for all ranks must compute
+            x, y = group[min(rank, len(group) - 1)]  # ours; none left: repeat one, for all ranks must compute
             loss, targets = model(x.to(device), y.to(device))[1], (y >= 0).sum()
             if rank < len(group):
                 sums.append((loss, targets))  # still tensors: reading a number now would make a GPU wait
     sums = [(float(loss) * int(targets), int(targets)) for loss, targets in sums]
-    everyone = [pair for ours in gather(sums) for pair in ours]
+    everyone = [pair for ours in gather(sums) for pair in ours]  # the pairs of all ranks, in one list
     count = sum(targets for _, targets in everyone)
     if count == 0:
         raise ValueError("nothing to evaluate: no batch has a target")
@@ -88,9 +88,9 @@ def train_step(
         stop: whether this rank wants to stop
     Returns:
         mean loss in nats, gradient norm before clipping, whether any rank stops"""
-    ranks, weight = rank_and_size()[1], next(model.parameters())
-    scaler = scaler or torch.amp.GradScaler(weight.device.type, enabled=False)
-    targets = torch.stack([(y >= 0).sum() for _, y in batches]).to(weight.dtype)
+    ranks, parameter = rank_and_size()[1], next(model.parameters())
+    scaler = scaler or torch.amp.GradScaler(parameter.device.type, enabled=False)
+    targets = torch.stack([(y >= 0).sum() for _, y in batches]).to(parameter.dtype)
     shares = targets / sum_over_ranks(targets.sum())  # each target counts once, in whichever batch
     total = torch.zeros_like(shares[0])
     for i, (x, y) in enumerate(batches):
@@ -103,7 +103,7 @@ def train_step(
     norm = full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf))
     scaler.step(optimizer)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     sums = sum_over_ranks(torch.stack([total, torch.full_like(total, stop)]))
-    loss, norm, wanted = torch.stack([sums[0], norm.to(total.dtype), sums[1]]).tolist()
+    loss, norm, wanted = torch.stack([sums[0], norm.to(total.dtype), sums[1]]).tolist()  # wait for a GPU once
     return loss, norm, wanted > 0
