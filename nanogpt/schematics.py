@@ -94,11 +94,11 @@ def batch_windows(B: int = 3, T: int = 6) -> Axes:
     return ax
 
 # %% ../nbs/tools/schematics.ipynb #c04a339a
-def attention_shapes(B: int, T: int, C: int) -> Axes:
+def attention_shapes(B: int, T: int, C: int, D: int) -> Axes:
     "One attention head: scores of queries and keys are masked and normalised, and weight the average of values."
     ax = canvas(10, 4.9, "One attention head, shape by shape", attention_shapes.__doc__, "data learned compute")
-    wide, square = f"({B}, {T}, {C})", f"({B}, {T}, {T})"
-    x = box(ax, 0.7, 2.65, f"x\n{wide}", "data", 0.9, 0.6)
+    wide, square = f"({B}, {T}, {D})", f"({B}, {T}, {T})"
+    x = box(ax, 0.7, 2.65, f"x\n({B}, {T}, {C})", "data", 0.9, 0.6)
     heights = {"query": 3.85, "key": 2.65, "value": 1.4}
     linear = [box(ax, 2.5, y, f"{name}: linear layer", "learned", 1.6) for name, y in heights.items()]
     for layer in linear:
@@ -114,7 +114,7 @@ def attention_shapes(B: int, T: int, C: int) -> Axes:
     arrow(ax, linear[2], mix, f"v {wide}")
     out = box(ax, 9.05, 0.4, f"output {wide}", "data")
     arrow(ax, mix, out)
-    note(ax, 0.2, 0.4, f"one head as wide as the stream: D = C = {C}", ha="left")
+    note(ax, 0.2, 0.4, f"x is C = {C} numbers wide, the head D = {D}", ha="left")
     return ax
 
 
@@ -273,7 +273,7 @@ def training_step() -> Axes:
     loss = box(ax, 4.9, 2.75, "loss\n× its share", "compute", 1.1)
     back = box(ax, 6.8, 2.75, "backward", "compute", 1.1, 0.5)
     grad = box(ax, 8.9, 2.75, "gradient\nadds up", "stored", 1.1)
-    chain(ax, [batch, model, loss, back, grad], ["", "logits", "", "slopes"])
+    chain(ax, [batch, model, loss, back, grad], ["", "logits", "", "gradient"])
     arrow(ax, batch, loss, "targets y", via=[(0.9, 3.4), (4.9, 3.4)], side=-1)
     clip = box(ax, 7.3, 1.1, "clip\nits norm", "compute", 1.1)
     step = box(ax, 4.9, 1.1, "optimizer\nstep", "compute", 1.1)
