@@ -204,5 +204,5 @@ def train_bpe(
         raise ValueError(f"{source!r} is a file; pass Path({source!r}), or [{source!r}] to train on its name")
     pieces = _count_pieces(_texts(source, special_tokens), special_tokens, workers)
     if not pieces:
-        raise ValueError("there is no text to train on: it is empty but for special tokens")
+        raise ValueError("there is no text to train on: it is empty except for special tokens")
     return BPETokenizer(_learn_merges(pieces, n_merges), special_tokens)

@@ -49,7 +49,7 @@ class Meta(TypedDict):
     format: Literal[2]
     corpus: str
     source: dict[str, Any]  # changes with the text
-    floor: float | None  # nats a character
+    floor: float | None  # nats per character
     val_fraction: Fraction
     shard_tokens: Count
     dtype: Literal["uint8", "uint16", "uint32"]

@@ -71,7 +71,7 @@ def reference_of(config: TrainConfig) -> Reference | None:
 
 # %% ../nbs/tools/report.ipynb #f70fc40f
 def tokens_per_character(data: TokenDataset) -> float:
-    "Turns nats a token into nats a character, for prepared data, whose characters were counted."
+    "Turns nats per token into nats per character, for prepared data, whose characters were counted."
     return data.info["tokens"] / data.info["characters"]
 
 
@@ -90,7 +90,7 @@ def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) -> dict:
-    "A row of metrics, the same on every rank but for the seconds: losses, speed, and what `on_eval` adds."
+    "A row of metrics, the same on every rank except for the seconds: losses, speed, and what `on_eval` adds."
     val_loss = evaluate(run.eval_model, validation_batches(run), run.autocast)
     more = (on_eval(run) if on_eval else None) or {}
     row = {

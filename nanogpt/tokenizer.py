@@ -261,7 +261,7 @@ def train_bpe_naively(text: str, vocab_size: int, special_tokens: Sequence[str] 
     parts = special_pattern(special_tokens).split(text)[::2]  # only the even parts: text
     pieces = [[bytes([b]) for b in piece.encode()] for part in parts for piece in split_pieces(part)]
     if not pieces:
-        raise ValueError("there is no text to train on: it is empty but for special tokens")
+        raise ValueError("there is no text to train on: it is empty except for special tokens")
     merges = []
     while len(merges) < n_merges and any(len(tokens) > 1 for tokens in pieces):
         counts = Counter(chain.from_iterable(map(pairwise, pieces)))
