@@ -145,7 +145,7 @@ def arrow(
     points = _route(stops[0], stops[1])
     for a, b in zip(stops[1:], stops[2:]):
         points += _route(a, b)[1:]
-    ax.plot(*zip(*points[:-1], points[-1]), style, color=colour, linewidth=1.2, zorder=2, gid="arrow")
+    ax.plot(*zip(*points), style, color=colour, linewidth=1.2, zorder=2, gid="arrow")
     ax.annotate("", points[-1], points[-2], arrowprops=dict(arrowstyle="-|>", color=colour, lw=0, shrinkA=0, shrinkB=0))
     if text:
         (x0, y0), (x1, y1) = max(zip(points, points[1:]), key=lambda pair: math.dist(*pair))

@@ -145,7 +145,7 @@ def multi_head(T: int, C: int, H: int) -> Axes:
         note(ax, x, 1.15, f"{text}\n({T}, {C})")
     for x in (2.9, 5.95):
         note(ax, x, heads[-1] - 0.45, f"({H}, {T}, {D})")
-    note(ax, 5, 3.78, "each colour is one head", ha="center")
+    note(ax, 5, 3.78, "each colour is one head")
     return ax
 
 

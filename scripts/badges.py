@@ -21,17 +21,28 @@ RULES = [
     (rf"(README\]\(https://github\.com/){NAME}", rf"\g<1>{ours}"),
 ]
 
-stale = []
-for path in [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "nbs").rglob("*.ipynb"))]:
-    before = path.read_text(encoding="utf-8")
-    after = before
+
+def rewrite(texts: dict[Path, str], why: str) -> list[Path]:
+    "Write the files that differ from these texts, or with --check only say why they should. Gives those that differ."
+    stale = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        name = path.relative_to(root).as_posix()
+        if "--check" in sys.argv:
+            print(f"{name}: {why}")
+        else:
+            path.write_text(texts[path], encoding="utf-8", newline="\n")
+            print(f"rewrote {name}")
+    return stale
+
+
+def ours_in(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
     for pattern, replacement in RULES:
-        after = re.sub(pattern, replacement, after)
-    if after != before:
-        stale.append(str(path.relative_to(root)))
-        if "--check" not in sys.argv:
-            path.write_text(after, encoding="utf-8", newline="\n")
-check = "--check" in sys.argv
-for name in stale:
-    print(f"{name}: links to another repository; run scripts/badges.py" if check else f"rewrote {name}")
-sys.exit(1 if stale and check else 0)
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+if __name__ == "__main__":
+    paths = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "nbs").rglob("*.ipynb"))]
+    stale = rewrite({path: ours_in(path) for path in paths}, "links to another repository; run scripts/badges.py")
+    sys.exit(1 if stale and "--check" in sys.argv else 0)

@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-root = Path(__file__).resolve().parent.parent
+from badges import rewrite, root
+
 chapters = sorted((root / "nbs").glob("[0-9]*.ipynb"))
 OPTIONAL = ("06_modern", "11_distributed", "13_hub", "18_bench")
 DFN = re.compile(r"<dfn>(.+?)</dfn>")
 SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?]\)))(?<!\bal\.)(?<!\be\.g\.)\s+(?=[A-Z*<$`(\d])")
+
+
+Sentence = tuple[str, tuple[int, int, int], str]  # chapter, place and text
 
 
 class Term(NamedTuple):
@@ -39,8 +43,8 @@ def cells(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-def prose() -> list[tuple[str, tuple[int, int, int], str]]:
-    "Chapter, place and text of every sentence that a reader meets, except the first and the last cell of a chapter."
+def prose() -> list[Sentence]:
+    "Every sentence that a reader meets, except those in the first and the last cell of a chapter."
     return [
         (path.stem, (number, i, j), sentence)
         for number, path in enumerate(chapters)
@@ -50,36 +54,35 @@ def prose() -> list[tuple[str, tuple[int, int, int], str]]:
     ]
 
 
-def terms() -> list[Term]:
+def marked(everything: list[Sentence]) -> list[Term]:
     "Every marked term, in the order of the alphabet."
     found = [
         Term(name, chapter, place, re.sub(r"</?dfn>", "", sentence))
-        for chapter, place, sentence in prose()
+        for chapter, place, sentence in everything
         for name in DFN.findall(sentence)
     ]
     return sorted(found, key=lambda term: term.name.lower())
 
 
-def early_uses() -> list[str]:
+def early_uses(terms: list[Term], everything: list[Sentence]) -> list[str]:
     "Terms that are marked twice, or used before their definition."
-    problems, everything = [], prose()
-    found = terms()
-    for one, two in zip(found, found[1:]):
+    problems, used = [], [(place, chapter, sentence, plain(sentence)) for chapter, place, sentence in everything]
+    for one, two in zip(terms, terms[1:]):
         if one.name.lower() == two.name.lower():
             problems.append(f"{one.name}: defined in {one.chapter} and in {two.chapter}")
-    for term in found:
+    for term in terms:
         word = re.compile(rf"(?<![\w-]){re.escape(term.name)}s?(?![\w-])", re.I)
-        for chapter, place, sentence in everything:
-            if place < term.place and word.search(plain(sentence)):
+        for place, chapter, sentence, words in used:
+            if place < term.place and word.search(words):
                 problems.append(f"{term.name}: defined in {term.chapter}, but used in {chapter}: {sentence[:100]}")
                 break
     return problems
 
 
-def glossary() -> str:
+def glossary(terms: list[Term]) -> str:
     "A list with one line per term, and a link to the chapter."
     lines = []
-    for name, chapter, _, sentence in terms():
+    for name, chapter, _, sentence in terms:
         lines.append(f"- **{name[0].upper()}{name[1:]}** ([{int(chapter[:2])}]({chapter}.ipynb)): {sentence}")
     return "\n".join(lines)
 
@@ -108,25 +111,21 @@ def between(text: str, name: str, new: str) -> str:
 
 
 def main() -> int:
-    check = "--check" in sys.argv
-    readme, index = root / "README.md", root / "nbs" / "index.ipynb"
-    new = {readme: between(readme.read_text(encoding="utf-8"), "chapters", table("nbs/"))}
+    everything, readme, index = prose(), root / "README.md", root / "nbs" / "index.ipynb"
+    terms = marked(everything)
+    parts = {"chapters": table(""), "glossary": glossary(terms)}
     notebook = json.loads(index.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        for name, text in (("chapters", table("")), ("glossary", glossary())):
+        for name, text in parts.items():
+            source = "".join(cell["source"])
             if f"<!-- {name} -->" in source:
                 cell["source"] = between(source, name, text).splitlines(keepends=True)
+    new = {readme: between(readme.read_text(encoding="utf-8"), "chapters", table("nbs/"))}
     new[index] = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    stale = [path for path, text in new.items() if path.read_text(encoding="utf-8") != text]
-    problems = early_uses()
-    for path in stale:
-        name = path.relative_to(root).as_posix()
-        print(f"{name}: not what the chapters say; run scripts/index.py" if check else f"rewrote {name}")
-        if not check:
-            path.write_text(new[path], encoding="utf-8", newline="\n")
+    stale = rewrite(new, "not what the chapters say; run scripts/index.py")
+    problems = early_uses(terms, everything)
     print("\n".join(problems))
-    return 1 if problems or (stale and check) else 0
+    return 1 if problems or (stale and "--check" in sys.argv) else 0
 
 
 if __name__ == "__main__":

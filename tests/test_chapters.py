@@ -44,7 +44,7 @@ def test_figures_have_alternative_text_and_a_caption(path):
         images = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         figures += len(images)
         for output in images:
-            assert output.metadata["image/png"]["alt"].strip("Figure. "), cell.id
+            assert output.metadata["image/png"]["alt"].removeprefix("Figure. "), cell.id
             assert after.cell_type == "markdown" and "*What to see:" in after.source, cell.id
     assert figures >= 5
 
