@@ -373,6 +373,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'nanogpt.plot.picture': ('tools/plot.html#picture', 'nanogpt/plot.py'),
                               'nanogpt.plot.plot_emergence': ('tools/plot.html#plot_emergence', 'nanogpt/plot.py'),
                               'nanogpt.plot.plot_losses': ('tools/plot.html#plot_losses', 'nanogpt/plot.py'),
+                              'nanogpt.plot.plot_runs': ('tools/plot.html#plot_runs', 'nanogpt/plot.py'),
                               'nanogpt.plot.set_style': ('tools/plot.html#set_style', 'nanogpt/plot.py')},
             'nanogpt.prepare': { 'nanogpt.prepare._ShardWriter': ('tools/prepare.html#_shardwriter', 'nanogpt/prepare.py'),
                                  'nanogpt.prepare._ShardWriter.__init__': ( 'tools/prepare.html#_shardwriter.__init__',

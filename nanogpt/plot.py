@@ -5,7 +5,7 @@ chapters share."""
 
 # %% auto #0
 __all__ = ['PAGE', 'PICTURE', 'COLOURS', 'describe', 'picture', 'set_style', 'new_axes', 'heatmap', 'plot_losses',
-           'plot_emergence']
+           'plot_runs', 'plot_emergence']
 
 # %% ../nbs/tools/plot.ipynb #f6fca61c
 import sys
@@ -129,6 +129,16 @@ def plot_losses(metrics: list[dict], floor: float | None = None, ax: Axes | None
     ax.set(xlabel="iteration", ylabel=f"loss (nats per {'character' if per_character else 'token'})", ylim=(0, None))
     ax.legend()
     return ax
+
+
+def plot_runs(ax: Axes, x: Sequence[float] | np.ndarray, runs: np.ndarray, **options):
+    """The mean of several runs as a line, and a band from the smallest to the largest.
+    Args:
+        x: (points,)
+        runs: (runs, points): the same measurement with several seeds
+        **options: for `Axes.plot`"""
+    line = ax.plot(x, runs.mean(0), **options)[0]
+    ax.fill_between(x, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2)
 
 
 def plot_emergence(metrics: list[dict], ax: Axes | None = None) -> Axes:
