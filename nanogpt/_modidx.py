@@ -362,6 +362,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'nanogpt.monitor.WandbLog.__init__': ('tools/monitor.html#wandblog.__init__', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor.WandbLog.close': ('tools/monitor.html#wandblog.close', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor._numbers': ('tools/monitor.html#_numbers', 'nanogpt/monitor.py')},
+            'nanogpt.ngrams': {'nanogpt.ngrams.hash_ngrams': ('tools/ngrams.html#hash_ngrams', 'nanogpt/ngrams.py')},
             'nanogpt.optim': { 'nanogpt.optim.adamw': ('optim.html#adamw', 'nanogpt/optim.py'),
                                'nanogpt.optim.constant_lr': ('optim.html#constant_lr', 'nanogpt/optim.py'),
                                'nanogpt.optim.cosine_lr': ('optim.html#cosine_lr', 'nanogpt/optim.py'),

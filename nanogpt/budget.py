@@ -33,6 +33,7 @@ def count_params(config: GPTConfig) -> dict[str, int]:
     return {
         "token embedding": config.vocab_rows * C,
         "position embedding": config.block_size * C if config.positions == "learned" else 0,
+        "n-gram embeddings": len(config.ngram_orders) * config.ngram_rows * C,
         **{part: config.n_layer * n for part, n in layer.items()},
         "last norm": norm,
         "output layer": 0 if config.tied else config.vocab_rows * C,
@@ -42,8 +43,8 @@ def count_params(config: GPTConfig) -> dict[str, int]:
 def params_per_token(config: GPTConfig) -> int:
     "Parameters that every token passes through: all but tables of which it takes a row."
     parts = count_params(config)
-    tables = parts["position embedding"] + (0 if config.tied else parts["token embedding"])
-    return sum(parts.values()) - tables
+    tables = parts["position embedding"] + parts["n-gram embeddings"]
+    return sum(parts.values()) - tables - (0 if config.tied else parts["token embedding"])
 
 
 def flops_per_token(config: GPTConfig, length: int | None = None) -> int:

@@ -52,6 +52,9 @@ def problem(value: Any, hint: Any) -> str:
         return "" if all(fits) else "must be " + " and ".join(shown)
     if kind is dict and isinstance(value, dict):
         return next(filter(None, (problem(part, options[1]) for part in value.values())), "")
+    if kind is tuple:
+        problems = (problem(part, options[0]) for part in value) if isinstance(value, tuple) else ["must be a list"]
+        return next(filter(None, problems), "")
     types = (int, float) if hint is float else kind or hint
     fits = isinstance(value, types) and isinstance(value, bool) <= (hint is bool)
     return "" if fits else f"must be of type {hint.__name__}"
@@ -90,11 +93,18 @@ class GPTConfig:
     qk_norm: bool = False  # RMSNorm on queries and keys, head by head
     window: Count | None = None  # positions that a query sees, its own included; None: all of the past
     document_token: CountOrZero | None = None  # attention stays inside documents, each of which begins with this id
+    ngram_orders: tuple[Annotated[int, Ge(2), Le(16)], ...] = ()  # the last n ids have an embedding too, for these n
+    ngram_rows: Count = 2800  # rows of each order's table, into which n-grams are hashed
     tied: bool = True  # the output layer shares the token embedding
     vocab_multiple: Count = 1  # rows of both are rounded up to a multiple of this, for speed
 
     def __post_init__(self):
+        if isinstance(self.ngram_orders, list):  # as files have it
+            self.ngram_orders = tuple(self.ngram_orders)
         check_fields(self)
+        increasing = tuple(sorted(set(self.ngram_orders)))
+        if self.ngram_orders != increasing:
+            raise ValueError(f"ngram_orders must increase, got {self.ngram_orders}; write {increasing}")
         if self.head_dim is None and self.n_embd % self.n_head:
             nearest = -(-self.n_embd // self.n_head) * self.n_head
             got = f"got n_embd={self.n_embd} and n_head={self.n_head}; try n_embd={nearest}"

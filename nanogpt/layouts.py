@@ -37,9 +37,10 @@ FIELDS = {  # our field -> theirs; Qwen3's are Llama's
 }  # fmt: skip
 DEFAULTS = dict(n_inner=None, layer_norm_epsilon=1e-5, num_key_value_heads=None, rms_norm_eps=1e-6)
 _MULTI_HEAD = dict(n_kv_head=None, head_dim=None)
-_LLAMA_PARTS = dict(norm="rms", mlp="swiglu", positions="rotary", bias=False, window=None)
+_BOTH = dict(window=None, ngram_orders=())
+_LLAMA_PARTS = dict(norm="rms", mlp="swiglu", positions="rotary", bias=False, **_BOTH)
 PARTS = {  # fields that are not here may have any value
-    "gpt2": dict(norm="layer", mlp="gelu", positions="learned", qk_norm=False, window=None, **_MULTI_HEAD),
+    "gpt2": dict(norm="layer", mlp="gelu", positions="learned", qk_norm=False, **_BOTH, **_MULTI_HEAD),
     "llama": _LLAMA_PARTS | {"qk_norm": False},
     "qwen3": _LLAMA_PARTS | {"qk_norm": True},
 }

@@ -18,6 +18,7 @@ from .attention import CausalSelfAttention, KVCache, causal_mask
 from .config import GPTConfig
 from .data import document_ids
 from .loss import chunked_cross_entropy, cross_entropy
+from .ngrams import hash_ngrams
 from .rotary import rotary_angles
 
 # %% ../nbs/05_model.ipynb #9d77b69a
@@ -137,6 +138,9 @@ class Transformer(nn.Module):
         self.wte = nn.Embedding(config.vocab_rows, config.n_embd)
         if config.positions == "learned":
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.ngram_orders:
+            rows = len(config.ngram_orders) * config.ngram_rows
+            self.ngrams = nn.EmbeddingBag(rows, config.n_embd, mode="sum")  # adds the rows of all orders
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = make_norm(config)
@@ -162,6 +166,8 @@ class Transformer(nn.Module):
         if padding is not None:
             positions = (positions - padding[:, None]).clamp(min=0)
         x = self.wte(idx)
+        if config.ngram_orders:
+            x = x + self.ngrams(hash_ngrams(config, ids, T, padding).flatten(0, 1)).view_as(x)
         rotary = None
         if config.positions == "learned":
             x = x + self.wpe(positions)
@@ -236,10 +242,10 @@ class GPT(nn.Module):
 # %% ../nbs/05_model.ipynb #7f75a99b
 @torch.no_grad()
 def initialise(model: GPT, generator: torch.Generator | None = None):
-    "GPT-2's initialisation (Radford et al. 2019, section 2.3): normal weights and zero biases."
+    "GPT-2's first weights (Radford et al. 2019, section 2.3): normal, but zero biases and n-gram tables."
     config = model.config
     for name, p in model.named_parameters():
-        if name.endswith("bias"):
+        if name.endswith(("bias", "ngrams.weight")):
             nn.init.zeros_(p)
         elif p.dim() == 1:
             nn.init.ones_(p)

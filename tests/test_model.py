@@ -14,6 +14,7 @@ from nanogpt.budget import count_params, flops_per_token, kv_cache_bytes
 from nanogpt.config import GPT2_SIZES, GPTConfig
 from nanogpt.loss import chunked_cross_entropy, cross_entropy
 from nanogpt.model import Cache, GPT
+from nanogpt.ngrams import hash_ngrams
 
 SMALL = GPTConfig(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
 SHAPE = dict(block_size=16, vocab_size=37, n_layer=3, n_head=4, n_embd=32)
@@ -33,10 +34,12 @@ SWITCHES = {
     "qk_norm": replace(SMALL, qk_norm=True),
     "window": replace(SMALL, window=5),
     "documents": replace(SMALL, document_token=3),
+    "n-grams": replace(SMALL, ngram_orders=(2, 3, 5), ngram_rows=50),
     "untied": replace(SMALL, tied=False),
     "padded vocabulary": replace(SMALL, vocab_multiple=64),
     "llama": GPTConfig.llama(**SHAPE, n_kv_head=2),
     "speedrun": GPTConfig.speedrun(**SHAPE, window=7, document_token=0),
+    "n-grams, masked": GPTConfig.llama(**SHAPE, ngram_orders=(2, 4), ngram_rows=50, window=7, document_token=3),
     "llama, masked": GPTConfig.llama(**SHAPE, n_kv_head=2, window=7, document_token=0),
     "qwen, masked": GPTConfig.llama(**SHAPE, n_kv_head=1, window=7, qk_norm=True),
     "grouped-query, masked": replace(SMALL, n_kv_head=2, window=7),
@@ -192,6 +195,12 @@ def test_kv_cache_bytes_are_those_of_a_cache(config):
         ({"document_token": 37}, "document_token 37 is beyond vocab_size 37"),
         ({"rope_theta": 0}, "rope_theta must be above 0, got 0"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling must have factor, high_freq.* got factor$"),
+        ({"ngram_orders": (1, 2)}, r"ngram_orders must be at least 2 and at most 16, got \(1, 2\)"),
+        ({"ngram_orders": (2, 17)}, r"ngram_orders must be at least 2 and at most 16, got \(2, 17\)"),
+        ({"ngram_orders": ["2"]}, r"ngram_orders must be of type int, got \('2',\)"),
+        ({"ngram_orders": 2}, "ngram_orders must be a list, got 2"),
+        ({"ngram_orders": (3, 2, 3)}, r"ngram_orders must increase, got \(3, 2, 3\); write \(2, 3\)"),
+        ({"ngram_rows": 0}, "ngram_rows must be at least 1, got 0"),
         ({"vocab_multiple": 0}, "vocab_multiple must be at least 1, got 0"),
     ],
 )
@@ -232,6 +241,8 @@ def larger_weights(model: GPT) -> GPT:
     "In eval mode, with weights large enough that positions and heads matter."
     with torch.no_grad():
         for name, p in model.named_parameters():
+            if name.endswith("ngrams.weight"):  # zeros
+                p.normal_(generator=torch.Generator().manual_seed(0))
             p.mul_(5 if p.dim() == 2 and not name.endswith("lm_head.weight") else 1)
     return model.eval()
 
@@ -278,6 +289,59 @@ def test_document_masking_keeps_documents_apart_bit_for_bit():
                 before, after = model(idx)[0], model(other)[0]
             assert torch.equal(before[:, 7:], after[:, 7:]) is same
             assert not torch.equal(before[:, 3:7], after[:, 3:7])
+
+
+def rows_by_counting(config: GPTConfig, ids: list[int], numbers: dict) -> torch.Tensor:
+    """For each position and order, a number for the n-gram that ends there: 0, 1, … as they are met.
+    Args:
+        numbers: n-gram -> its number; -1 in an n-gram is before the beginning"""
+    begins, rows = 0, []
+    for t, i in enumerate(ids):
+        begins = t if i == config.document_token else begins
+        ngrams = [tuple(ids[s] if s >= begins else -1 for s in range(t - n + 1, t + 1)) for n in config.ngram_orders]
+        rows.append([numbers.setdefault(ngram, len(numbers)) for ngram in ngrams])
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("document_token", [None, 0])
+def test_ngrams_are_told_apart_as_by_a_dictionary(document_token):
+    "A table so large that 1,200 n-grams do not collide: equal rows for equal n-grams, and for no others."
+    config = GPTConfig(vocab_size=5, ngram_orders=(2, 3, 7), ngram_rows=2**30, document_token=document_token)
+    ids = torch.randint(5, (4, 100), generator=torch.Generator().manual_seed(1))
+    numbers: dict = {}
+    expected = torch.stack([rows_by_counting(config, row, numbers) for row in ids.tolist()])
+    rows = hash_ngrams(config, ids, 100)
+    pairs = torch.stack([rows.flatten(), expected.flatten()]).unique(dim=1)
+    assert len(pairs[0].unique()) == len(pairs[1].unique()) == pairs.shape[1] == len(numbers) > 300
+
+
+def test_rows_of_ngrams_are_those_that_weights_were_trained_with():
+    "Another hash would turn every saved table into noise."
+    config = GPTConfig(ngram_orders=(2, 3, 4, 5))
+    ids = torch.tensor([[18, 47, 56, 57, 58], [50256, 0, 1, 2, 3]])
+    assert hash_ngrams(config, ids, 2).tolist() == [
+        [[2373, 3137, 6337, 10343], [2519, 3675, 6667, 8622]],
+        [[1542, 4092, 8159, 9175], [1043, 3863, 7149, 8733]],
+    ]
+
+
+def test_tables_of_ngrams_begin_as_nothing_and_learn_where_ngrams_occur():
+    config = SWITCHES["n-grams"]
+    model, without = (GPT(c, torch.Generator().manual_seed(0)) for c in (config, replace(config, ngram_orders=())))
+    idx = torch.randint(37, (2, 8), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(model(idx)[0], without(idx)[0])
+    model(idx, idx)[1].backward()
+    reached = model.transformer.ngrams.weight.grad.abs().sum(1).nonzero().flatten()
+    assert torch.equal(reached, hash_ngrams(config, idx, 8).unique())
+
+
+def test_documents_have_ngrams_of_their_own():
+    model = larger_weights(GPT(SWITCHES["n-grams, masked"], torch.Generator().manual_seed(0)))
+    idx = torch.randint(4, 37, (1, 16), generator=torch.Generator().manual_seed(1))
+    idx[:, [0, 7]] = 3
+    with torch.no_grad():
+        together, alone = model(idx)[0][:, 7:], model(idx[:, 7:])[0]
+    assert torch.allclose(together, alone, atol=1e-5), "1e-5: other angles"
 
 
 def test_a_window_is_what_its_name_says():

@@ -31,6 +31,7 @@ CONFIGS = {
     "gpt2": GPTConfig(**SHAPE),
     "llama": GPTConfig.llama(**SHAPE, n_kv_head=2),
     "speedrun": GPTConfig.speedrun(**SHAPE, window=5, document_token=0),
+    "n-grams": GPTConfig.speedrun(**SHAPE, ngram_orders=(2, 3, 5), ngram_rows=50, document_token=0),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 EVERY_KNOB = dict(repetition_penalty=1.3, temperature=0.8, top_k=9, top_p=0.9, min_p=0.02)
@@ -45,6 +46,8 @@ def build(config: GPTConfig) -> GPT:
     model = GPT(config, seeded()).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
+            if name.endswith("ngrams.weight"):  # zeros
+                p.normal_(std=0.1, generator=seeded())
             p.mul_(5 if p.dim() == 2 and not name.endswith("lm_head.weight") else 1)
         if not config.tied:
             model.lm_head.weight.mul_(20)
