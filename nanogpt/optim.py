@@ -130,16 +130,16 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if "betas" in group:
-                self.adamw(params, group)
+                self.update_others(params, group)
                 continue
             shapes = defaultdict(list)
             for p in params:
                 shapes[p.shape].append(p)
             for same in shapes.values():
-                self.muon(same, group)
+                self.update_matrices(same, group)
         return loss
 
-    def adamw(self, params: list, group: dict):
+    def update_others(self, params: list, group: dict):
         states, (beta1, beta2) = [self.state[p] for p in params], group["betas"]
         adamw_step(
             params, [p.grad for p in params],
@@ -148,8 +148,8 @@ class Muon(torch.optim.Optimizer):
             lr=group["lr"], weight_decay=group["weight_decay"], eps=1e-8, maximize=False,
         )  # fmt: skip
 
-    def muon(self, params: list, group: dict):
-        "Update matrices of one shape together."
+    def update_matrices(self, params: list, group: dict):
+        "All of one shape, together."
         lr, momentum = group["lr"], group["momentum"]
         grads, means = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(means, grads, 1 - momentum)

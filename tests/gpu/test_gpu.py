@@ -114,7 +114,7 @@ def test_attention_is_flash_attention():
 
 @ampere
 def test_muon_computes_in_bfloat16_what_torchs_computes():
-    "Up to 1 % of the way: bfloat16 has 8 bits."
+    "Up to 2 % of the way: bfloat16 has 8 bits."
     generator = torch.Generator("cuda").manual_seed(0)
     shapes = ((192, 64), (192, 64), (64, 256))
     starts = [torch.randn(shape, generator=generator, device="cuda") for shape in shapes]
@@ -126,7 +126,7 @@ def test_muon_computes_in_bfloat16_what_torchs_computes():
                 p.grad = torch.randn(p.shape, generator=generator, device="cuda")
             optimizer.step()
     for one, other, start in zip(ours, theirs, starts):
-        assert (one - other).norm() < 0.01 * (other - start).norm()
+        assert (one - other).norm() < 0.02 * (other - start).norm()
 
 
 def test_muon_trains_in_float16(cuda):
