@@ -119,13 +119,13 @@ PRESETS = {
     ),
     "speedrun-cpu": TrainConfig(
         _shape(64, 1, 2, 64, ngram_orders=(2, 3, 4, 5), **_FAST),
-        corpus="shakespeare", out_dir="out/speedrun-cpu", batch_size=12, max_iters=120, learning_rate=0.03,
-        muon_lr=0.04, eval_interval=20, **_MUON,
+        corpus="shakespeare", out_dir="out/speedrun-cpu", batch_size=12, max_iters=170, learning_rate=0.03,
+        muon_lr=0.04, eval_interval=10, **_MUON,
     ),
     "speedrun-cpu-plain": TrainConfig(
         _shape(64, 2, 4, 128, **_FAST),
-        corpus="shakespeare", out_dir="out/speedrun-cpu-plain", batch_size=12, max_iters=420, learning_rate=0.015,
-        muon_lr=0.03, eval_interval=60, **_MUON,
+        corpus="shakespeare", out_dir="out/speedrun-cpu-plain", batch_size=12, max_iters=450, learning_rate=0.015,
+        muon_lr=0.03, eval_interval=50, **_MUON,
     ),
     "shakespeare-char-cpu": TrainConfig(
         _shape(64, 4, 4, 128),

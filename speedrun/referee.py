@@ -9,21 +9,20 @@ An entry is a folder with an entry.py, which defines
 """
 import argparse
 import importlib.util
-import json
 import math
 import statistics
 import sys
 from functools import partial
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
-from nanogpt.bench import in_turns, machine, seconds_of
+from nanogpt.bench import in_turns, machine, seconds_of  # before torch, whose threads then wait without spinning
 from nanogpt.corpus import shakespeare
-from nanogpt.data import all_batches, TokenDataset
+from nanogpt.data import TokenDataset, all_batches
 from nanogpt.files import write_json
 from nanogpt.tokenizer import CharTokenizer
+
+import torch  # isort: skip
+import torch.nn.functional as F  # isort: skip
 
 LINES = {"cpu": 1.8857, "t4": 1.4697}  # nats per character: what nanoGPT's README reports for its two runs
 ONE_PERCENT = {3: 6.965, 4: 4.541, 5: 3.747, 6: 3.365, 7: 3.143, 8: 2.998, 9: 2.896, 10: 2.821}  # Student's t
@@ -84,6 +83,6 @@ if __name__ == "__main__":
         seconds, losses = map(list, zip(*results[folder.name]))
         ruling = verdict(losses, LINES[args.track])
         print(f"{folder.name}: {statistics.median(seconds):.2f} s of training (median); {ruling}")
-        log = {"seconds": seconds, "losses": losses, "verdict": ruling, "track": args.track, "machine": machine()}
-        log |= {"command": " ".join(["python", *sys.argv]), "beside": [other for other in results if other != folder.name]}
+        command = " ".join(["python", *sys.argv])
+        log = {"command": command, "machine": machine(), "seconds": seconds, "losses": losses, "verdict": ruling}
         write_json(folder / "log.json", log)

@@ -6,7 +6,7 @@ from nanogpt.data import Sampler, TokenDataset
 from nanogpt.optim import muon, wsd_lr
 from nanogpt.step import train_step
 
-CONTEXT, ITERATIONS = 64, 120
+CONTEXT, ITERATIONS = 64, 170
 SHAPE = GPTConfig(
     CONTEXT, 65, n_layer=1, n_head=2, n_embd=64, bias=False, positions="rotary", tied=False, embd_std=0.3,
     ngram_orders=(2, 3, 4, 5), ngram_rows=2800,
