@@ -71,12 +71,16 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=5, choices=ONE_PERCENT, help="runs of each entry")
     parser.add_argument("--track", default="cpu", choices=LINES)
     args = parser.parse_args()
-    text = next(iter(shakespeare().documents()))
+    entries = {folder.name: read_entry(folder) for folder in args.folders}
+    try:
+        text = next(iter(shakespeare().documents()))
+    except OSError as error:
+        raise SystemExit(str(error)) from None
     ids = torch.tensor(CharTokenizer.from_text(text).encode(text))
     cut = int(0.9 * len(ids))
     contenders = {
-        folder.name: partial(one_run, read_entry(folder), ids[:cut], ids[cut:], iter(range(args.seeds)))
-        for folder in args.folders
+        name: partial(one_run, entry, ids[:cut], ids[cut:], iter(range(args.seeds)))
+        for name, entry in entries.items()
     }
     results = in_turns(contenders, args.seeds)
     for folder in args.folders:
