@@ -237,7 +237,7 @@ def test_two_ranks_train_what_one_process_trains(base, alone, two_ranks):
 
 def test_four_ranks_train_it_too_and_take_over_the_parts_of_two(base, alone, half):
     resumed = copied(half, "resumed4")
-    float64, _, float32 = equal(base, "ddp4")
+    float64, _, float32, _ = equal(base, "ddp4")
     process = launch(4, float64, float32, resumed)
     assert process.returncode == 0, process.stderr
     assert_equal(base, "ddp4", alone, "float64", "float32")
