@@ -1,4 +1,5 @@
 """Build, train and sample a GPT. Names are loaded on first use, and torch with the first that needs it."""
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -8,6 +9,10 @@ __all__ = [
     "GPT", "GPTConfig", "TrainConfig", "__version__", "generate", "get_tokenizer", "load", "prepare",
     "sample_text", "stream", "train",
 ]  # fmt: skip
+
+# Torch's threads spin while they wait, and beside another program each steals the other's cores: a run takes ten
+# times as long. It is read when torch is loaded; what the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "GPT": "model", "GPTConfig": "config", "TrainConfig": "recipe", "generate": "sample",

@@ -70,7 +70,7 @@ GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
     "model": " ".join(field.name for field in fields(GPTConfig) if field.name not in _NO_FLAG),
     "optimisation": "init_from max_iters max_seconds patience batch_size auto_batch "
-    "gradient_accumulation_steps seed learning_rate min_lr warmup_iters lr_decay_iters schedule "
+    "gradient_accumulation_steps seed optimizer muon_lr learning_rate min_lr warmup_iters lr_decay_iters schedule "
     "decay_fraction weight_decay beta1 beta2 grad_clip ema",
     "machine": "device dtype tf32 compile loss_chunk checkpoint_activations strategy timeout",
     "logging": "out_dir resume overwrite keep eval_interval eval_windows reference tensorboard wandb"

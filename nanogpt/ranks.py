@@ -5,7 +5,7 @@ process, nothing happens."""
 
 # %% auto #0
 __all__ = ['LAUNCHERS', 'launched', 'rank_and_size', 'process_group', 'agree_on_name', 'sum_over_ranks', 'gather',
-           'rank_zero_first', 'full_tensor']
+           'rank_zero_first', 'full_tensor', 'shard_like']
 
 # %% ../nbs/tools/ranks.ipynb #065d2f25
 import atexit
@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # %% ../nbs/tools/ranks.ipynb #7e506640
 LAUNCHERS = (  # what they call the rank, the number of ranks, and the rank on its machine
@@ -134,3 +134,10 @@ def rank_zero_first() -> Iterator[None]:
 def full_tensor(value: Tensor) -> Tensor:
     "A tensor that FSDP has split, reassembled on every rank; any other tensor unchanged."
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    "The inverse: this rank's part of a tensor that every rank has, split as `like` is; no rank sends anything."
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

@@ -52,6 +52,8 @@ class TrainConfig:
     max_iters: Count = 5000  # iterations, each of which is one optimizer step
     max_seconds: NonNegative = 0.0  # save and stop after so many seconds; 0: never
     patience: CountOrZero = 0  # stop after so many evaluations without a better loss; 0: never
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices in blocks, and AdamW for the rest
+    muon_lr: NonNegative = 0.02  # the peak of Muon's rate, which follows the schedule in proportion
     learning_rate: NonNegative = 1e-3  # the peak
     min_lr: NonNegative = 1e-4  # where the schedule ends
     warmup_iters: CountOrZero = 100  # the first iterations, in which the rate rises from 0

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,10 +42,10 @@ from .distributed import checkpoint_blocks, full_state_dict, is_sharded, paralle
 from .files import checked
 from .inputs import build_model, check_ranks, load_data, wanted_shape, warn_of_little_text
 from .model import GPT
-from .optim import adamw, constant_lr, cosine_lr, wsd_lr
+from .optim import adamw, constant_lr, cosine_lr, make_moments, muon, wsd_lr
 from .ranks import gather, rank_and_size, rank_zero_first
 from .recipe import TrainConfig
-from .sharded import latest_checkpoint, load_sharded, make_moments, save_sharded
+from .sharded import latest_checkpoint, load_sharded, save_sharded
 from .step import sync_gradients, train_step
 from .tokenizer import Tokenizer
 
@@ -247,7 +248,7 @@ def start_run(
     Args:
         model: forward(idx, targets) -> (logits, loss); None: our GPT
         data: training and validation: TokenDatasets, or iterables of x and y
-        optimizer: of torch's kind, or a function that makes one of the model; None: AdamW"""
+        optimizer: of torch's kind, or a function that makes one of the model; None: the description's"""
     (rank, ranks), device = rank_and_size(), pick_device(config.device)
     dtype = pick_dtype(device, config.dtype)
     if device.type == "cuda":
@@ -294,8 +295,6 @@ def start_run(
         model.to(device)
     if config.auto_batch:
         config = fit_batch_size(config, model, device, dtype, free)
-
-
     batches: Any = train_data
     if isinstance(train_data, TokenDataset):
         options = config.seed, config.sampling == "epochs", config.aligned, rank, ranks
@@ -313,7 +312,9 @@ def start_run(
         else:
             average.to(device).module.load_state_dict(model.state_dict())  # rank 0's, which DDP gave to all
     if optimizer is None:
-        optimizer = adamw(model, config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+        make = partial(muon, muon_lr=config.muon_lr) if config.optimizer == "muon" else adamw
+        betas = config.beta1, config.beta2
+        optimizer = make(model, config.learning_rate, betas=betas, weight_decay=config.weight_decay)
         make_moments(optimizer)  # what does not fit is known at once, and every checkpoint holds them
     elif not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(model)
@@ -377,10 +378,10 @@ def check_moments(optimizer: torch.optim.Optimizer, state: dict):
     Args:
         state: of a checkpoint: parameter's number -> name -> tensor"""
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    expected = optimizer.state_dict()["state"]  # of AdamW, whose moments are made at once; others have none yet
+    expected = optimizer.state_dict()["state"]  # made at once; an optimizer of one's own may have none yet
     names = {i: values.keys() for i, values in state.items()}
     if expected and names != {i: values.keys() for i, values in expected.items()}:
-        raise ValueError(f"the optimizer's state is not of {len(params)} parameters with {', '.join(expected[0])}")
+        raise ValueError(f"the optimizer's state is not of these {len(params)} parameters, or of another optimizer")
     for i, values in state.items():
         for name, value in values.items():
             shape, full = getattr(value, "shape", ()), params[i].shape

@@ -176,6 +176,7 @@ EQUAL = {  # each is trained on one process, on ranks with DDP, and on ranks wit
     "float64": {},
     "epochs": {"sampling": "epochs", "aligned": True},  # micro-batches have unequal numbers of targets
     "float32": {"dtype": "float32"},
+    "muon": {"optimizer": "muon"},  # which gathers what it orthogonalises
 }
 
 
@@ -196,6 +197,7 @@ def two_ranks(base):
         *equal(base, "ddp2"),
         *equal(base, "fsdp2", strategy="fsdp"),
         named(base, "half", strategy="fsdp", max_iters=25, lr_decay_iters=50),
+        named(base, "half-muon", strategy="fsdp", max_iters=25, lr_decay_iters=50, optimizer="muon"),
         named(base, "recomputed", checkpoint_activations=True),
         named(base, "ddp-dropout", dropout=0.1),
         named(base, "fsdp-dropout", dropout=0.1, strategy="fsdp"),
@@ -242,9 +244,9 @@ def test_four_ranks_train_it_too_and_take_over_the_parts_of_two(base, alone, hal
     assert_goes_on(result_of(resumed), alone)
 
 
-def assert_goes_on(resumed: dict, alone: dict[str, dict], done: int = 25):
-    assert largest_difference(resumed["losses"], alone["float64"]["losses"][done:]) <= 1e-8
-    assert abs(resumed["val"][-1] - alone["float64"]["val"][-1]) <= 1e-8
+def assert_goes_on(resumed: dict, alone: dict[str, dict], done: int = 25, name: str = "float64"):
+    assert largest_difference(resumed["losses"], alone[name]["losses"][done:]) <= 1e-8
+    assert abs(resumed["val"][-1] - alone[name]["val"][-1]) <= 1e-8
 
 
 def test_one_rank_is_one_process_and_takes_over_the_parts_of_two(base, alone, half):
@@ -264,6 +266,13 @@ def test_one_process_takes_over_the_parts_of_two(half, alone):
     assert {path.name for path in Path(resumed.out_dir).glob("ckpt*")} == {"ckpt.pt", "ckpt-1.pt"}, (
         "from now on as one file"
     )
+
+
+def test_muons_state_is_cut_up_and_put_together_again(base, half, alone):
+    muon = {"strategy": "ddp", "optimizer": "muon"}
+    assert_goes_on(run(copied(replace(half, out_dir=f"{half.out_dir}-muon"), "muon0", **muon)), alone, name="muon")
+    with pytest.raises(ValueError, match="does not fit this run .*momentum_buffer.*init_from="):
+        run(copied(half, "other-optimizer", **muon))
 
 
 def test_two_ranks_take_over_or_say_why_not(base, half, alone):

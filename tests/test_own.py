@@ -13,6 +13,7 @@ from torch import nn
 from nanogpt.checkpoint import load_checkpoint
 from nanogpt.data import TokenDataset
 from nanogpt.hub import load
+from nanogpt.optim import Muon, muon
 from nanogpt.recipe import own_recipe
 from nanogpt.sample import generate
 from nanogpt.train import train
@@ -91,6 +92,19 @@ def test_it_goes_on_to_the_bit(own, data, tmp_path):
     resumed = run(own, resume="auto", lr_decay_iters=20)
     assert torch.equal(straight.model.table.weight, resumed.model.table.weight)
     assert [row["val_loss"] for row in straight.metrics] == [row["val_loss"] for row in resumed.metrics]
+
+
+def test_muon_takes_the_matrices_of_a_model_of_ones_own(own, data):
+    with pytest.raises(ValueError, match="nn.Linear layers in an nn.ModuleList, and there are none"):
+        train(replace(own, optimizer="muon"), model=Bigram(), data=data, progress=False)
+    model = Bigram()
+    model.blocks = nn.ModuleList([nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), nn.Embedding(5, 6)])
+    model.blocks.append(model.blocks[0])  # a layer that is used twice
+    muon_group, decayed, others = muon(model, 1e-3, 0.1).param_groups
+    assert muon_group["params"] == [model.blocks[0][0].weight] and muon_group["lr"] == 0.1
+    assert [p.shape for p in decayed["params"]] == [(11, 11), (5, 6)] and [p.dim() for p in others["params"]] == [1] * 3
+    with pytest.raises(ValueError, match=r"Muon is for matrices, not for shape \(4,\)"):
+        Muon([nn.Parameter(torch.zeros(4))])
 
 
 def test_batches_of_ones_own(own):

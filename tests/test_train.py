@@ -135,6 +135,23 @@ def test_a_modern_model_trains_and_resumes_with_its_own_shape_only(tiny):
         train(replace(tiny, init_from="resume", max_iters=25), progress=False)
 
 
+def test_muon_goes_on_to_the_bit_and_with_its_own_state_only(tiny, tmp_path):
+    config = replace(tiny, optimizer="muon", muon_lr=0.05, lr_decay_iters=20)
+    rates = []
+    whole = train(
+        replace(config, out_dir=str(tmp_path / "whole")),
+        progress=False,
+        on_step=lambda run: rates.append([group["lr"] for group in run.optimizer.param_groups]),
+    )
+    assert all(math.isclose(muon, 50 * adamw) for muon, adamw, _ in rates), "one schedule scales both rates"
+    train(replace(config, max_iters=10), progress=False)
+    resumed = train(replace(config, resume="auto"), progress=False)
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters()):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="or of another optimizer; or start from its weights"):
+        train(replace(config, optimizer="adamw", resume="auto", max_iters=30), progress=False)
+
+
 def test_loss_chunk_changes_memory_and_nothing_else(tiny, tmp_path):
     "In float32 the chunks add up in another order: 1e-5."
     plain = train(replace(tiny, dropout=0.0), progress=False)
@@ -278,6 +295,8 @@ def test_raw_nanogpt_data_is_read(tiny, tmp_path):
         ({"resume": "atuo"}, "resume must be one of never, auto, got 'atuo'"),
         ({"schedule": "linear"}, "schedule must be one of cosine, constant, wsd, got 'linear'"),
         ({"strategy": "tp"}, "strategy must be one of ddp, fsdp"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got 'sgd'"),
+        ({"muon_lr": -0.1}, "muon_lr must be at least 0, got -0.1"),
         ({"keep": 0}, "keep must be at least 1, got 0"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1, got 1.0"),
         ({"timeout": 0.0}, "timeout must be above 0 and at most"),
