@@ -22,7 +22,7 @@ demo: .venv/demo
 
 test: env
 	$(BIN)/python scripts/check.py
-	$(BIN)/ruff check nanogpt tests scripts
+	$(BIN)/ruff check nanogpt tests scripts speedrun
 	$(BIN)/pyright nanogpt
 	rm -rf build/alone  # each notebook runs in a folder of its own, so that it needs no file but itself
 	for path in nbs/*.ipynb nbs/tools/*.ipynb; do \

@@ -77,7 +77,7 @@ def training_memory(
     ema: bool = False,
     shards: int = 1,
 ) -> dict[str, int]:
-    """Bytes of each part of what a training step with AdamW holds at its height, within about 15 %.
+    """Bytes of each part of what a training step with AdamW or Muon holds at its height, within about 15 %.
     Args:
         batch_size: windows in a micro-batch
         dtype: of the matrix products; 16-bit ones mean autocast

@@ -79,7 +79,7 @@ def assert_overflow_is_survived(run: Run):
     assert losses[-1] < losses[0]
 
 
-TINY_FLAGS = [
+TINY_FLAGS = ["--ngram-orders", "--positions=learned", "--tied"] + [  # GPT-2's parts, which can be exported
     flag
     for kind in (TINY.model, TINY)
     for field in fields(kind)

@@ -1,0 +1,25 @@
+"""One layer below tables of hashed 2-, 3-, 4- and 5-grams: attention is left to learn what n-grams cannot."""
+import torch
+
+from nanogpt import GPT, GPTConfig
+from nanogpt.data import Sampler, TokenDataset
+from nanogpt.optim import muon, wsd_lr
+from nanogpt.step import train_step
+
+CONTEXT, ITERATIONS = 64, 170
+SHAPE = GPTConfig(
+    CONTEXT, 65, n_layer=1, n_head=2, n_embd=64, bias=False, positions="rotary", tied=False, embd_std=0.3,
+    ngram_orders=(2, 3, 4, 5), ngram_rows=2800,
+)  # fmt: skip
+
+
+def train(ids, seed):
+    model = GPT(SHAPE, torch.Generator().manual_seed(seed))
+    optimizer = muon(model, learning_rate=0.03, muon_lr=0.04, betas=(0.8, 0.95), weight_decay=0.0)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    batches = Sampler(TokenDataset(ids), 12, CONTEXT, seed)
+    for it in range(ITERATIONS):
+        for group, peak in zip(optimizer.param_groups, peaks):
+            group["lr"] = wsd_lr(it, peak, 0, ITERATIONS, 0.0, decay_fraction=0.8)
+        train_step(model, optimizer, [next(batches)])
+    return lambda idx: model(idx)[0]
