@@ -83,6 +83,7 @@ class Row:
     name: str
     seconds: float  # the median of its rounds
     fastest: float  # of its rounds
+    slowest: float
     rate: float  # units of work per second, by the median
     ratio: float  # its rate over that of the contender it is compared with
 
@@ -94,7 +95,8 @@ class Benchmark:
     title: str
     unit: str  # of the work
     rows: list[Row]
-    notes: dict[str, str] = field(default_factory=dict)  # what else was measured
+    notes: dict[str, str] = field(default_factory=dict)  # what else was measured, in words
+    figures: dict[str, Any] = field(default_factory=dict)  # and in numbers, for programs
     machine: str = field(default_factory=machine)
 
 # %% ../nbs/18_bench.ipynb #90ce764c
@@ -106,7 +108,10 @@ def to_rows(seconds: dict[str, list[float]], work: float, base: str | None = Non
         base: the contender that the others are compared with; the first when None"""
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     base_seconds = middle[base or next(iter(middle))]
-    return [Row(name, s, min(seconds[name]), work / s, base_seconds / s) for name, s in middle.items()]
+    return [
+        Row(name, middle[name], min(times), max(times), work / middle[name], base_seconds / middle[name])
+        for name, times in seconds.items()
+    ]
 
 # %% ../nbs/18_bench.ipynb #dcbb262c
 def report(benchmark: Benchmark) -> str:
@@ -116,18 +121,23 @@ def report(benchmark: Benchmark) -> str:
     def digits(value: float) -> str:  # three significant ones, or the whole number
         return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
-    lines = [benchmark.title, f"{'':{width}}  {'median s':>10} {'fastest s':>10} {unit:>14} {'ratio':>8}"]
+    heads = f"{'median s':>10} {'fastest s':>10} {'slowest s':>10} {unit:>14} {'ratio':>8}"
+    lines = [benchmark.title, f"{'':{width}}  {heads}"]
     for row in benchmark.rows:
-        seconds = f"{digits(row.seconds):>10} {digits(row.fastest):>10}"
+        seconds = " ".join(f"{digits(value):>10}" for value in (row.seconds, row.fastest, row.slowest))
         lines.append(f"{row.name:{width}}  {seconds} {digits(row.rate):>14} {row.ratio:>7.2f}×")
     lines += [f"{name}: {note}" for name, note in benchmark.notes.items()]
     return "\n".join([*lines, benchmark.machine])
 
 
-def save_benchmarks(benchmarks: list[Benchmark], path: str | Path):
-    "Keep the figures, with the machine that they are valid for, in a .json file."
-    figures = [asdict(benchmark) for benchmark in benchmarks]
-    write_json(path, {"nanogpt": version("nanogpt"), "benchmarks": figures})
+def save_benchmarks(benchmarks: list[Benchmark], path: str | Path, command: str = ""):
+    """Keep the figures, with the machine that they are valid for, in a .json file.
+    Args:
+        command: that measures them again"""
+    tables, figures = [asdict(benchmark) for benchmark in benchmarks], {}
+    for table in tables:
+        figures |= table.pop("figures")
+    write_json(path, {"nanogpt": version("nanogpt"), "command": command, **figures, "benchmarks": tables})
 
 # %% ../nbs/18_bench.ipynb #626d6214
 def reopening_batch(path: Path, batch_size: int, block_size: int) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,9 @@ __all__ = ['BENCHMARKS', 'some_text', 'bench_bpe', 'repeated_stdlib', 'bench_pre
            'bench_save']
 
 # %% ../nbs/tools/benchmarks.ipynb #8caa9594
-import json
 import math
 import os
-import platform
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -44,10 +39,13 @@ from .config import GPTConfig
 from .corpus import Corpus, python_stdlib, shakespeare
 from .decode import for_decoding
 from .hub import save_pretrained
+from .ladder import bench_ladder
 from .model import GPT
 from .optim import adamw
 from .prepare import prepare
+from .profiling import bench_scaling, bench_step, in_a_process, peak_megabytes
 from .sample import generate
+from .speedrun import bench_time_to_loss
 from .step import train_step
 from .tokenizer import BPETokenizer, train_bpe_naively
 from .vocab import TiktokenTokenizer, get_tokenizer
@@ -95,29 +93,6 @@ def bench_bpe(
         for entries, seconds in timed.items()
     ]
 
-# %% ../nbs/tools/benchmarks.ipynb #15372819
-def _peak_megabytes() -> tuple[float, float]:
-    "The most memory held so far, by this process and by the largest of its children that have ended."
-    import resource  # POSIX only
-
-    usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    own, children = (1e-6 * used * (1 if platform.system() == "Darwin" else 1024) for used in usage)
-    status = Path("/proc/self/status")
-    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))):
-        own = 1e-6 * int(peak[1]) * 1024
-    return own, children
-
-
-def _in_a_process(function: Callable[..., Any], *arguments) -> Any:
-    "What a function of this module returns (as JSON) when a process of its own calls it."
-    code = f"import json, nanogpt.benchmarks as b; print(json.dumps(b.{function.__name__}{arguments!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        call = f"{function.__name__}{arguments!r}"
-        raise OSError(f"the process of {call} failed ({reason}); free memory and disk, or measure less")
-    return json.loads(done.stdout)
-
 # %% ../nbs/tools/benchmarks.ipynb #d45fb1dc
 def repeated_stdlib(megabytes: float) -> Corpus:
     "The Python standard library again and again, up to a size: for measuring, not for learning."
@@ -150,7 +125,7 @@ def _prepare_measured(megabytes: float, tokenizer: str, workers: int) -> tuple[f
     corpus, trained = repeated_stdlib(megabytes), get_tokenizer(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         work = partial(prepare, corpus, trained, f"{folder}/data", val_fraction=0.01, workers=workers)
-        return seconds_of(work), *_peak_megabytes()
+        return seconds_of(work), *peak_megabytes()
 
 # %% ../nbs/tools/benchmarks.ipynb #75cb6479
 def bench_prepare(
@@ -168,7 +143,7 @@ def bench_prepare(
         raise ValueError(f"tiktoken cannot encode like tokenizer {tokenizer!r}; use 'gpt2' or a saved encoding")
     contenders = {
         "tiktoken encode_ordinary_batch": lambda: _encode_in_memory(corpus, trained.encoding, workers),
-        "prepare": lambda: _in_a_process(_prepare_measured, megabytes, tokenizer, workers),
+        "prepare": lambda: in_a_process("benchmarks._prepare_measured", megabytes, tokenizer, workers),
     }
     measured = in_turns(contenders, rounds)
     seconds = {name: [elapsed for elapsed, *_ in results] for name, results in measured.items()}
@@ -210,23 +185,25 @@ def bench_decode(config: GPTConfig | None = None, new_tokens: int = 256, rounds:
     contenders = {
         "transformers generate": _in_transformers(model, idx, new_tokens),
         "generate": ours(model),
-        "generate, for_decoding": ours(for_decoding(model)),
-        "generate, for_decoding int8": ours(for_decoding(model, "int8")),
+        "generate, 8-bit weights": ours(for_decoding(model, "int8")),
     }
     *exact, _ = [work() for work in contenders.values()]
     if not all(torch.equal(tokens, exact[0]) for tokens in exact):
         raise ValueError(f"{', '.join(contenders)} write different tokens; their speeds do not compare")
     slow = {"nanoGPT's way": lambda: generate_uncached(model, idx, new_tokens)}
     rows = to_rows(side_by_side(slow, 1, warm_up=False) | side_by_side(contenders, rounds), new_tokens)
-    read, speed = 4 * params_per_token(model.config), copy_speed()
-    limit = f"{speed / 1e9:.1f} GB/s, the speed of a copy, over {read / 1e6:,.0f} MB of weights per token"
+    read, speed = params_per_token(model.config), copy_speed()  # weights per token, bytes per second
+    shares = {row.name: row.rate * read * (1 if "8-bit" in row.name else 4) / speed for row in rows}
+    gains = {row.name: row.rate / rows[1].rate for row in rows}
+    limit = f"{speed / 1e9:.1f} GB/s, the speed of a copy, over {4 * read / 1e6:,.0f} MB of weights per token"
     notes = {
-        "limit by bandwidth": f"{speed / read:.1f} tokens/s = {limit}",
-        "shares of it": ", ".join(f"{row.name} {row.rate * read / speed:.0%}" for row in rows[:-1]),
-        "against transformers": ", ".join(f"{row.name} {row.rate / rows[1].rate:.2f}×" for row in rows[2:]),
+        "limit by bandwidth": f"{speed / read / 4:.1f} tokens/s = {limit} (8-bit weights: four times as many)",
+        "shares of it": ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
+        "against transformers": ", ".join(f"{name} {gain:.2f}×" for name, gain in gains.items()),
     }
+    figures = {"against_transformers": gains, "share_of_bandwidth": shares, "bytes_per_second": speed}
     title = f"{new_tokens} tokens from {model.num_params():,} parameters, greedy, one sequence"
-    return [Benchmark(title, "tokens", rows, notes)]
+    return [Benchmark(title, "tokens", rows, notes, figures)]
 
 # %% ../nbs/tools/benchmarks.ipynb #807b9a44
 def _trainer(config: GPTConfig, batch_size: int, loss_chunk: int = 0) -> tuple[Callable, Callable]:
@@ -245,7 +222,7 @@ def _step_measured(n_layer: int, loss_chunk: int, batch_size: int, block_size: i
     config = replace(GPTConfig.gpt2(), n_layer=n_layer, block_size=block_size)
     step, _ = _trainer(config, batch_size, loss_chunk)
     step()
-    return seconds_of(step), _peak_megabytes()[0]
+    return seconds_of(step), peak_megabytes()[0]
 
 # %% ../nbs/tools/benchmarks.ipynb #19cf90ca
 def bench_loss(
@@ -255,7 +232,7 @@ def bench_loss(
     Args:
         rounds: processes for each contender"""
     chunks = {"all logits at once": 0, f"{loss_chunk} tokens at a time": loss_chunk}
-    measure = lambda chunk: _in_a_process(_step_measured, n_layer, chunk, batch_size, block_size)
+    measure = lambda chunk: in_a_process("benchmarks._step_measured", n_layer, chunk, batch_size, block_size)
     measured = in_turns({name: partial(measure, chunk) for name, chunk in chunks.items()}, rounds)
     seconds = {name: [elapsed for elapsed, _ in results] for name, results in measured.items()}
     plain, chunked = (max(held for _, held in results) for results in measured.values())
@@ -296,6 +273,7 @@ def bench_save(n_layer: int = 8, n_embd: int = 512, rounds: int = 3) -> list[Ben
 
 # %% ../nbs/tools/benchmarks.ipynb #6a81290e
 BENCHMARKS = {
-    "bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches, "decode": bench_decode,
-    "loss": bench_loss, "save": bench_save,
+    "time-to-loss": bench_time_to_loss, "ladder": bench_ladder, "step": bench_step, "scaling": bench_scaling,
+    "bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches, "decode": bench_decode, "loss": bench_loss,
+    "save": bench_save,
 }  # fmt: skip

@@ -98,9 +98,10 @@ def training_memory(
         blocks = config.n_layer * tokens * C * weight + max(block - logits, 0)
     if loss_chunk:
         logits += tokens * C * weight  # gradients, made in the forward pass
+    last = min(count_params(config)["n-gram embeddings"] * weight, blocks + logits)  # made when those are gone
     return {
-        "weights": params * weight // shards + (params * 2 if autocast else 0),
-        "gradients": params * weight // shards,
+        "weights": params * weight // shards + (params_per_token(config) * 2 if autocast else 0),
+        "gradients": (params * weight - last) // shards,
         "optimizer": params * 2 * weight // shards,
         "averaged weights": params * weight // shards if ema else 0,
         "activations": blocks,

@@ -18,6 +18,7 @@ import sys
 import warnings
 from dataclasses import fields, replace
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -345,27 +346,32 @@ class Info:
 class Bench:
     "Measure this machine, side by side with what others use. Example: nanogpt bench bpe --rounds 1"
 
-    # bpe trains a vocabulary (against Hugging Face tokenizers), prepare encodes to disk (against tiktoken),
-    # batches draws them (against nanoGPT's way), decode writes text (against nanoGPT's way and transformers),
-    # loss trains GPT-2 with the loss in chunks (against all logits at once), save writes checkpoints in the
-    # background (against waiting for them). decode and loss take minutes.
-    name: Positional[Literal["bpe", "prepare", "batches", "decode", "loss", "save"]]
-    megabytes: Positive = 100  # of text, for prepare
+    # time-to-loss, step, batches: against nanoGPT; ladder: from GPT-2 to the fast recipe, one change at a time; bpe:
+    # against Hugging Face tokenizers; prepare: tiktoken; decode: transformers; loss: in chunks; save: in the background
+    name: Positional[Literal["time-to-loss", "ladder", "step", "scaling",
+                             "bpe", "prepare", "batches", "decode", "loss", "save"]]
+    rounds: Count | None = None  # how often each contender is timed, in turns (the naive trainer of bpe once)
+    nanogpt_dir: str = ""  # for time-to-loss and step: a clone of https://github.com/karpathy/nanoGPT
+    iterations: Count | None = None  # for time-to-loss (of nanoGPT's run), ladder (of each) and scaling (with ranks)
+    seeds: Count | None = None  # for ladder: runs of each rung
+    rungs: Count | None = None  # for ladder: only the first so many
+    workers: Count | None = None  # for ladder and prepare: processes
+    megabytes: Positive = 100  # for prepare: of text
     tokenizer: str = "gpt2"  # for prepare: gpt2, or a saved byte-pair encoding
-    rounds: Count = 3  # how often each contender is timed, in turns (the naive trainer once: it takes minutes)
-    out: str = ""  # a .json file to keep the figures in
+    json: str = ""  # a file to keep the figures in
 
     def __call__(self):
         from .bench import report, save_benchmarks
         from .benchmarks import BENCHMARKS
 
-        options = {"megabytes": self.megabytes, "tokenizer": self.tokenizer}
-        if self.name != "prepare" and options != {"megabytes": 100, "tokenizer": "gpt2"}:
-            raise ValueError(f"--megabytes and --tokenizer belong to prepare; {self.name} takes neither")
-        results = BENCHMARKS[self.name](rounds=self.rounds, **(options if self.name == "prepare" else {}))
+        given = dict(sorted(vars(self).items() - vars(Bench(self.name, json=self.json)).items()))
+        if foreign := given.keys() - signature(BENCHMARKS[self.name]).parameters.keys():
+            raise ValueError(f"bench {self.name} takes no --{min(foreign).replace('_', '-')}")
+        results = BENCHMARKS[self.name](**given)
         print("\n\n".join(report(result) for result in results))
-        if self.out:
-            save_benchmarks(results, self.out)
+        if self.json:
+            flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+            save_benchmarks(results, self.json, shlex.join(["nanogpt", "bench", self.name, *flags]))
 
 # %% ../nbs/tools/cli.ipynb #01b9dca6
 @command
@@ -388,11 +394,8 @@ COMMANDS = {
 
 def say(what: str, text: str):
     "An error or a warning in one line on stderr, with settings spelled as flags."
-    known = {name for kind in (TrainConfig, GPTConfig, Prepare, Sample) for name in kind.__annotations__}
+    known = {name for kind in (TrainConfig, GPTConfig, Prepare, Sample, Bench) for name in kind.__annotations__}
     print(f"nanogpt: {what}: {in_flags(' '.join(text.splitlines()), known)}", file=sys.stderr)
-
-
-
 
 # %% ../nbs/tools/cli.ipynb #ccaeffa4
 def main(args: list[str] | None = None) -> int:

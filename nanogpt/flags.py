@@ -45,7 +45,7 @@ def metavar(name: str, hint: Any) -> str | None:
         return base and base + ",".join(limits)
     if hint is str:
         last = name.split("_")[-1]
-        return {"dir": "FOLDER", "out": "FILE"}.get(last, last.upper())
+        return {"dir": "FOLDER", "json": "FILE"}.get(last, last.upper())
     return hint.__name__.upper() if hint in (int, float) else None
 
 # %% ../nbs/tools/flags.ipynb #519b7d63

@@ -71,6 +71,7 @@ SHAPES = {
     "modern": (GPTConfig.llama(**MEDIUM, n_kv_head=2, qk_norm=True, bias=True), 8),
     "Llama": (GPTConfig.llama(**MEDIUM, n_kv_head=2), 8),
     "window": (GPTConfig(**MEDIUM, window=32), 8),
+    "n-grams": (GPTConfig.speedrun(**MEDIUM, ngram_orders=(2, 3, 4)), 8),
     "documents": (GPTConfig.llama(**MEDIUM, n_kv_head=1, document_token=3), 8),
 }
 

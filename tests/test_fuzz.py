@@ -317,7 +317,7 @@ def test_paths_that_are_no_flags(case):
                 ["bench", ...], ["completion", ...], [...])  # fmt: skip
     for args, value in some(product(commands, PATHS), 25):
         case(*(value if arg is ... else arg for arg in args))
-    for flag in ("--megabytes=x", "--rounds=é", "--rounds=", "--out", "--tokenizer"):
+    for flag in ("--megabytes=x", "--rounds=é", "--rounds=", "--json", "--tokenizer"):
         case("bench", "prepare", flag)
     case.verdict()
 
