@@ -233,9 +233,8 @@ class Sample:
             raise ValueError("give one of --prompt, --prompt-file and --chat")
         options = {field.name: getattr(self, field.name) for field in fields(Sampling)}
         model, tokenizer, _ = load_all(self.run, self.device, self.tokenizer, self.dtype)
-        weight = model.lm_head.weight
-        if self.int8 or weight.device.type == "cpu" and weight.dtype == torch.float32:
-            model = for_decoding(model, "int8" if self.int8 else "float32")
+        if self.int8:
+            model = for_decoding(model, "int8")
         rest = (self.max_new_tokens, torch.Generator().manual_seed(self.seed), self.stop)
         if self.chat:
             from .watch import take_turns

@@ -922,5 +922,5 @@ def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path)
         ValueError,
         match="the model has no weight .*; save the model itself, not a copy that was made for decoding",
     ):
-        save_pretrained(for_decoding(model), tmp_path / "copy")
+        save_pretrained(for_decoding(model, "int8"), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

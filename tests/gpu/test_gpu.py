@@ -292,7 +292,7 @@ def test_decoding_on_the_cpu_is_for_the_cpu(cuda):
     with pytest.raises(
         ValueError, match="for_decoding takes a model in float32 on the CPU; this one is torch.float32 on cuda:0"
     ):
-        for_decoding(model)
+        for_decoding(model, "int8")
 
 
 def test_a_checkpoint_of_a_gpu_goes_on_without_one(cuda):
