@@ -37,7 +37,7 @@ from .budget import params_per_token
 from .checkpoint import CheckpointWriter, save_checkpoint
 from .config import GPTConfig
 from .corpus import Corpus, python_stdlib, shakespeare
-from .decode import for_decoding
+from .decode import to_int8
 from .hub import save_pretrained
 from .ladder import bench_ladder
 from .model import GPT
@@ -185,7 +185,7 @@ def bench_decode(config: GPTConfig | None = None, new_tokens: int = 256, rounds:
     contenders = {
         "transformers generate": _in_transformers(model, idx, new_tokens),
         "generate": ours(model),
-        "generate, 8-bit weights": ours(for_decoding(model, "int8")),
+        "generate, 8-bit weights": ours(to_int8(model)),
     }
     *exact, _ = [work() for work in contenders.values()]
     if not all(torch.equal(tokens, exact[0]) for tokens in exact):

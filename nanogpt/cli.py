@@ -226,7 +226,7 @@ class Sample:
     def __call__(self):
         import torch
 
-        from .decode import first_prompt, for_decoding
+        from .decode import first_prompt, to_int8
         from .sample import Sampling, stream_rows
 
         if bool(self.prompt) + bool(self.prompt_file) + self.chat > 1:
@@ -234,7 +234,7 @@ class Sample:
         options = {field.name: getattr(self, field.name) for field in fields(Sampling)}
         model, tokenizer, _ = load_all(self.run, self.device, self.tokenizer, self.dtype)
         if self.int8:
-            model = for_decoding(model, "int8")
+            model = to_int8(model)
         rest = (self.max_new_tokens, torch.Generator().manual_seed(self.seed), self.stop)
         if self.chat:
             from .watch import take_turns

@@ -908,8 +908,8 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
         tokenizer_from_huggingface(tmp_path)
 
 
-def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path):
-    from nanogpt.decode import for_decoding
+def test_a_run_is_not_overwritten_and_an_int8_copy_is_not_saved(tmp_path):
+    from nanogpt.decode import to_int8
 
     model = GPT(OURS["gpt2"])
     (tmp_path / "run").mkdir()
@@ -922,5 +922,5 @@ def test_a_run_is_not_overwritten_and_a_copy_for_decoding_is_not_saved(tmp_path)
         ValueError,
         match="the model has no weight .*; save the model itself, not a copy that was made for decoding",
     ):
-        save_pretrained(for_decoding(model, "int8"), tmp_path / "copy")
+        save_pretrained(to_int8(model), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nanogpt.budget import free_memory, training_memory
 from nanogpt.config import GPTConfig
 from nanogpt.data import Prefetcher, Sampler
-from nanogpt.decode import for_decoding
+from nanogpt.decode import to_int8
 from nanogpt.device import pick_device, pick_dtype
 from nanogpt.inputs import load_data
 from nanogpt.model import GPT
@@ -290,9 +290,9 @@ def test_tf32_is_faster_arithmetic_with_fewer_digits():
 def test_decoding_on_the_cpu_is_for_the_cpu(cuda):
     model = start_run(cuda).model
     with pytest.raises(
-        ValueError, match="for_decoding takes a model in float32 on the CPU; this one is torch.float32 on cuda:0"
+        ValueError, match="to_int8 takes a model in float32 on the CPU; this one is torch.float32 on cuda:0"
     ):
-        for_decoding(model, "int8")
+        to_int8(model)
 
 
 def test_a_checkpoint_of_a_gpu_goes_on_without_one(cuda):
