@@ -77,7 +77,7 @@ def training_memory(
     ema: bool = False,
     shards: int = 1,
 ) -> dict[str, int]:
-    """Bytes of each part of what a training step with AdamW holds at its height, within about 15 %.
+    """Bytes of each part of what a training step with AdamW or Muon holds at its height, within about 15 %.
     Args:
         batch_size: windows in a micro-batch
         dtype: of the matrix products; 16-bit ones mean autocast
@@ -98,9 +98,10 @@ def training_memory(
         blocks = config.n_layer * tokens * C * weight + max(block - logits, 0)
     if loss_chunk:
         logits += tokens * C * weight  # gradients, made in the forward pass
+    last = min(count_params(config)["n-gram embeddings"] * weight, blocks + logits)  # made when those are gone
     return {
-        "weights": params * weight // shards + (params * 2 if autocast else 0),
-        "gradients": params * weight // shards,
+        "weights": params * weight // shards + (params_per_token(config) * 2 if autocast else 0),
+        "gradients": (params * weight - last) // shards,
         "optimizer": params * 2 * weight // shards,
         "averaged weights": params * weight // shards if ema else 0,
         "activations": blocks,

@@ -113,7 +113,7 @@ _MUON: dict[str, Any] = dict(
 
 PRESETS = {
     "demo": TrainConfig(
-        _shape(120, 3, 2, 128, ngram_orders=(2, 3), ngram_rows=4096, **_FAST),
+        _shape(120, 3, 2, 128, ngram_orders=(2, 3), **_FAST),
         tokenizer="bpe-512", out_dir="out/demo", aligned=True, batch_size=8, max_iters=1000, learning_rate=0.01,
         muon_lr=0.03, eval_interval=100, eval_windows=320, reference="demo", **_MUON,
     ),

@@ -1,4 +1,6 @@
 """What a run is said to need, against what it takes."""
+
+from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 
@@ -18,14 +20,19 @@ from nanogpt.budget import (
 )
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
-from nanogpt.optim import adamw
+from nanogpt.optim import adamw, muon
 
 GPT2 = GPTConfig.gpt2("gpt2")
 CPU = torch.device("cpu")
 
 
 def measured(
-    config: GPTConfig, batch_size: int, dtype: torch.dtype, checkpoint_activations: bool, loss_chunk: int
+    config: GPTConfig,
+    batch_size: int,
+    dtype: torch.dtype,
+    checkpoint_activations: bool = False,
+    loss_chunk: int = 0,
+    make: Callable = adamw,
 ) -> int:
     "Bytes at the height of the second step on the CPU, by torch's profiler, with what was there before."
     model = GPT(config, torch.Generator().manual_seed(0))
@@ -34,7 +41,7 @@ def measured(
     if checkpoint_activations:
         for block in model.transformer.h:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    optimizer = adamw(model, 1e-4)
+    optimizer = make(model, 1e-4)
     ids = torch.zeros(batch_size, config.block_size, dtype=torch.int64)
 
     def step():
@@ -64,6 +71,7 @@ SHAPES = {
     "modern": (GPTConfig.llama(**MEDIUM, n_kv_head=2, qk_norm=True, bias=True), 8),
     "Llama": (GPTConfig.llama(**MEDIUM, n_kv_head=2), 8),
     "window": (GPTConfig(**MEDIUM, window=32), 8),
+    "n-grams": (GPTConfig.speedrun(**MEDIUM, ngram_orders=(2, 3, 4)), 8),
     "documents": (GPTConfig.llama(**MEDIUM, n_kv_head=1, document_token=3), 8),
 }
 
@@ -78,6 +86,12 @@ def test_the_estimate_is_what_a_step_takes(shape, dtype, checkpoint_activations,
     estimate = sum(training_memory(config, batch_size, dtype, loss_chunk, checkpoint_activations).values())
     real = measured(config, batch_size, dtype, checkpoint_activations, loss_chunk)
     assert estimate == pytest.approx(real, rel=0.25 if dtype == torch.bfloat16 else 0.15)
+
+
+def test_muons_products_take_what_its_single_mean_saves():
+    shape = SHAPES["many weights"]
+    estimate = sum(training_memory(*shape).values())
+    assert estimate == pytest.approx(measured(*shape, torch.float32, make=muon), rel=0.15)
 
 
 def test_what_is_not_asked_for_takes_nothing():

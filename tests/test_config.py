@@ -1,5 +1,6 @@
 """Configuration files are read and never run, and a wrong one says where it is wrong."""
 
+import json
 import re
 from dataclasses import asdict
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from nanogpt.config import read_config
-from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, from_nanogpt
+from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, from_nanogpt, read_run
 
 SETTINGS = {"learning_rate": 1e-3, "max_iters": 600, "compile": False, "corpus": "tales", "lr_decay_iters": 0}
 TEXTS = {
@@ -39,6 +40,19 @@ def test_every_format_gives_the_same_settings(write, suffix, style):
     data = text.encode() if style == "lines" else b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
     values = read_config(write(f"run.{suffix}", data))
     assert values == SETTINGS and [*map(type, values.values())] == [*map(type, SETTINGS.values())]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("a.toml", "ngram_orders = [2, 5]"), ("a.json", '{"ngram_orders": [2, 5]}'),
+        ("a.yaml", "ngram_orders: [2, 5]"), ("a.py", "ngram_orders = (2, 5)"), ("b.py", "ngram_orders = [2, 5]"),
+    ],
+)  # fmt: skip
+def test_lists_become_tuples(write, name, text):
+    config = read_run(write(name, text))
+    assert config.model.ngram_orders == (2, 5)
+    assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_numbers_of_yaml(write):

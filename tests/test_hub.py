@@ -599,7 +599,7 @@ def test_every_field_of_the_config_is_thought_of():
     "A new field must go into PARTS, where it changes the function, or into this list."
     free = {
         "block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "init_std", "embd_std",
-        "norm_eps", "n_inner", "rope_theta", "rope_scaling",
+        "norm_eps", "n_inner", "rope_theta", "rope_scaling", "ngram_rows",
         "n_kv_head", "head_dim", "document_token", "tied", "vocab_multiple", "bias", "qk_norm",
     }  # fmt: skip
     assert {field.name for field in fields(GPTConfig)} == free | set(PARTS["gpt2"]) | set(PARTS["llama"])
@@ -617,6 +617,7 @@ def test_every_field_of_the_config_is_thought_of():
             "has mlp='relu2' with the rest of this model; the nearest, gpt2, has mlp='gelu'",
         ),
         (GPTConfig(**SHAPE, window=5), "has window=5 .* gpt2, has window=None"),
+        (GPTConfig(**SHAPE, ngram_orders=(2, 3)), r"has ngram_orders=\(2, 3\) .* gpt2, has ngram_orders=\(\)"),
         (GPTConfig(**SHAPE, n_kv_head=2), "has n_kv_head=2 .* gpt2, has n_kv_head=None"),
         (GPTConfig(**SHAPE, head_dim=12), "has head_dim=12 .* gpt2, has head_dim=None"),
         (GPTConfig(**SHAPE, qk_norm=True), "has qk_norm=True .* gpt2, has qk_norm=False"),
