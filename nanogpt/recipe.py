@@ -105,7 +105,8 @@ def _shape(block_size: int, n_layer: int, n_head: int, n_embd: int, **others) ->
     return GPTConfig(block_size, 0, n_layer, n_head, n_embd, bias=False, **others)
 
 
-_FAST = dict(positions="rotary", tied=False, embd_std=0.3)
+_FAST: dict[str, Any] = dict(positions="rotary", tied=False, embd_std=0.3)
+_SHORT: dict[str, Any] = dict(rope_theta=1000.0, mlp="relu2")  # for a context of 64 characters
 _MUON: dict[str, Any] = dict(
     optimizer="muon", beta1=0.8, beta2=0.95, weight_decay=0.0, grad_clip=0.0, warmup_iters=0, schedule="wsd",
     decay_fraction=0.8, min_lr=0.0, compile=False,
@@ -114,18 +115,18 @@ _MUON: dict[str, Any] = dict(
 PRESETS = {
     "demo": TrainConfig(
         _shape(120, 3, 2, 128, ngram_orders=(2, 3), **_FAST),
-        tokenizer="bpe-512", out_dir="out/demo", aligned=True, batch_size=8, max_iters=1000, learning_rate=0.01,
-        muon_lr=0.03, eval_interval=100, eval_windows=320, reference="demo", **_MUON,
+        tokenizer="bpe-512", out_dir="out/demo", aligned=True, batch_size=8, max_iters=900, learning_rate=0.01,
+        muon_lr=0.03, eval_interval=90, eval_windows=320, reference="demo", **_MUON,
     ),
     "speedrun-cpu": TrainConfig(
-        _shape(64, 1, 2, 64, ngram_orders=(2, 3, 4, 5), **_FAST),
+        _shape(64, 1, 2, 64, ngram_orders=(2, 3, 4, 5), **_FAST, **_SHORT),
         corpus="shakespeare", out_dir="out/speedrun-cpu", batch_size=12, max_iters=170, learning_rate=0.03,
         muon_lr=0.04, eval_interval=10, **_MUON,
     ),
     "speedrun-cpu-plain": TrainConfig(
-        _shape(64, 2, 4, 128, **_FAST),
-        corpus="shakespeare", out_dir="out/speedrun-cpu-plain", batch_size=12, max_iters=450, learning_rate=0.015,
-        muon_lr=0.03, eval_interval=50, **_MUON,
+        _shape(64, 2, 4, 128, n_inner=128, **_FAST, **_SHORT),
+        corpus="shakespeare", out_dir="out/speedrun-cpu-plain", batch_size=12, max_iters=430, learning_rate=0.02,
+        muon_lr=0.025, eval_interval=43, **_MUON,
     ),
     "shakespeare-char-cpu": TrainConfig(
         _shape(64, 4, 4, 128),

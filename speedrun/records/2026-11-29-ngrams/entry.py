@@ -8,8 +8,8 @@ from nanogpt.step import train_step
 
 CONTEXT, ITERATIONS = 64, 170
 SHAPE = GPTConfig(
-    CONTEXT, 65, n_layer=1, n_head=2, n_embd=64, bias=False, positions="rotary", tied=False, embd_std=0.3,
-    ngram_orders=(2, 3, 4, 5), ngram_rows=2800,
+    CONTEXT, 65, n_layer=1, n_head=2, n_embd=64, bias=False, positions="rotary", rope_theta=1000.0, mlp="relu2",
+    tied=False, embd_std=0.3, ngram_orders=(2, 3, 4, 5), ngram_rows=2800,
 )  # fmt: skip
 
 
