@@ -253,7 +253,7 @@ class Sample:
 # %% ../nbs/tools/cli.ipynb #ac83b40a
 @command
 class Export:
-    "Write a model and its tokenizer in Hugging Face's layout. Example: nanogpt export out/demo exported/"
+    "Write a model and its tokenizer in Hugging Face's layout. Example: nanogpt export out/own exported/"
 
     run: Positional[str]  # a run, a checkpoint (nanoGPT's too), a Hugging Face folder, or hf:OWNER/NAME
     folder: Positional[str]  # where the files go

@@ -34,14 +34,15 @@ def slow_linears(model: nn.Module) -> list[nn.Linear]:
     "The linear layers that oneDNN computes faster than MKL: large ones, in float32, on a CPU that is not Intel's."
     if not (SLOW_MKL and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return []
-    large = [m for m in model.modules() if type(m) is nn.Linear and m.weight.numel() >= 2**18]
-    return [m for m in large if m.weight.device.type == "cpu" and m.weight.dtype == torch.float32]
+    plain = [m for m in model.modules() if type(m) is nn.Linear and type(m.weight) is nn.Parameter]
+    plain = [m for m in plain if m.weight.device.type == "cpu" and m.weight.dtype == torch.float32]
+    return [m for m in plain if m.weight.numel() >= 2**18 and "forward" not in vars(m)]  # nor one of your own
 
 
-def _linear(linear: nn.Linear, x: Tensor) -> Tensor:
+def _linear(linear: nn.Linear, input: Tensor) -> Tensor:
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return F.linear(x, linear.weight, linear.bias)
-    return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "none", [], "")
+        return F.linear(input, linear.weight, linear.bias)
+    return torch.ops.mkldnn._linear_pointwise(input, linear.weight, linear.bias, "none", [], "")
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 # %% ../nbs/tools/ladder.ipynb #5bd2000e
 def compare(curves: dict[str, list[list[tuple[int, float, float]]]]) -> tuple[float, list[dict]]:
-    """Each rung's seconds to the line and final losses, and how both changed from the rung below, with intervals.
+    """Each rung's seconds to the line and final losses, and how both changed from the previous rung, with intervals.
     Args:
         curves: rung -> a curve for each seed, in the same order
     Returns:
@@ -173,11 +173,11 @@ def plot_ladder(rungs: list[dict]) -> np.ndarray:
     axes, rows = new_axes(2, size=(11, 0.42 * len(rungs) + 1.6)), range(len(rungs))
     left, right = axes
     panels = (
-        (left, "times_as_fast", "seconds", 1.0, "times as fast as the rung above", "{:.1f} s"),
+        (left, "times_as_fast", "seconds", 1.0, "times as fast as the previous rung", "{:.1f} s"),
         (right, "loss_change", "losses", 0.0, "change of the final loss (nats)", "{:.3f}"),
     )
     for ax, effect, total, nothing, label, form in panels:
-        values, low, high = np.array([rung.get(effect, (nothing,) * 3) for rung in rungs]).T
+        values, low, high = np.array([rung.get(effect, (math.nan,) * 3) for rung in rungs]).T
         ax.axvline(nothing, color=COLOURS[5], linewidth=1)
         ax.errorbar(values, rows, xerr=(values - low, high - values), fmt="o", color=COLOURS[0], capsize=3)
         for row, rung in zip(rows, rungs):

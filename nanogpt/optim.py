@@ -86,6 +86,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     x = x.to(dtype or (pick_dtype(x.device) if x.is_cuda else x.dtype))
     for _ in range(5):
         gram = x @ x.mT
+        # baddbmm(M, A, B, beta=b, alpha=c) is b·M + c·A·B, for each matrix of a batch
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
@@ -113,8 +114,7 @@ class Muon(torch.optim.Optimizer):
         Args:
             self, params: as of every optimizer of torch's: parameters, or groups of them
             dtype: as of `orthogonalise`"""
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.dtype = dtype
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, dtype=dtype))
         for group in self.param_groups:
             shapes = [tuple(p.shape) for p in group["params"] if p.dim() != 2]
             if shapes and "betas" not in group:
@@ -155,7 +155,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(means, grads, 1 - momentum)
         updates = torch._foreach_mul(means, momentum)
         torch._foreach_add_(updates, grads, alpha=1 - momentum)
-        updates = orthogonalise(torch.stack([full_tensor(update) for update in updates]), self.dtype)
+        updates = orthogonalise(torch.stack([full_tensor(update) for update in updates]), group["dtype"])
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         rows, columns = updates.shape[1:]
         updates = [shard_like(update, p) for update, p in zip(updates, params)]

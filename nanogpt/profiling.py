@@ -240,6 +240,8 @@ def bench_scaling(
     Args:
         iterations: of each round with ranks
         shapes: of the models that ranks share"""
+    if iterations < 2:
+        raise ValueError(f"iterations must be at least 2, got {iterations}")
     results, peak = [], matmul_speed()
     for name, sizes in scales.items():
         steps, tokens, flops = {}, {}, {}

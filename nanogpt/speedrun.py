@@ -7,6 +7,7 @@ __all__ = ['LINE', 'DOCUMENTED', 'OURS', 'PLAIN', 'copy_nanogpt', 'train_nanogpt
            'seconds_to', 'bench_time_to_loss']
 
 # %% ../nbs/tools/speedrun.ipynb #5bd10003
+import os
 import re
 import shutil
 import subprocess
@@ -37,7 +38,9 @@ _FILES = ("train.py", "model.py", "configurator.py", DOCUMENTED[0], "data/shakes
 
 def _run_script(folder: Path, *args: str) -> str:
     "What one of nanoGPT's scripts prints. Raises OSError with the last line of its complaint."
-    done = subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # as torch chose
+    command = [sys.executable, *args]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise OSError(f"nanoGPT's {args[0]} failed ({reason})")
@@ -117,8 +120,8 @@ def bench_time_to_loss(
         nanogpt_dir: a clone of nanoGPT
         iterations: of nanoGPT, as documented
         every: of ours from one evaluation to the next"""
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if rounds < 1 or iterations < 3:  # the first and the last one evaluate, and are not counted
+        raise ValueError(f"rounds must be at least 1 and iterations 3, got rounds={rounds} and iterations={iterations}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         theirs, seconds = Path(folder, "nanogpt"), {"nanoGPT's train.py": [], OURS: [], PLAIN: []}
         copy_nanogpt(nanogpt_dir, theirs)
@@ -140,7 +143,7 @@ def bench_time_to_loss(
         loss = nanogpt_loss(theirs)
         rows = to_rows(seconds, 1)
         count, spent, _ = curves[OURS][-1][-1]
-        longer = replace(presets[OURS], max_iters=round(count * rows[0].seconds / spent))
+        longer = replace(presets[OURS], max_iters=max(1, round(count * rows[0].seconds / spent)))
         print(f"{OURS} for {longer.max_iters:,} iterations …", file=sys.stderr, flush=True)
         _, long_seconds, long_loss = train_timed(longer, longer.max_iters)[-1]
         script = sha256_of(theirs / "train.py")

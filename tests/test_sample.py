@@ -782,11 +782,15 @@ def changes() -> dict:
     def hook(model):
         model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: -output)
 
+    def patch(model):
+        layer = model.transformer.h[0].mlp.c_fc
+        layer.forward = lambda x, forward=layer.forward: -forward(x)
+
     def there_and_back(model):
         model.double().float().requires_grad_(False)
         through_data(model)
 
-    return {f.__name__: f for f in (step, load, through_data, replace_layer, wrap, hook, there_and_back)}
+    return {f.__name__: f for f in (step, load, through_data, replace_layer, wrap, hook, patch, there_and_back)}
 
 
 @pytest.mark.parametrize("change", changes().values(), ids=changes())

@@ -4,10 +4,13 @@ import importlib.util
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from nanogpt.recipe import get_preset
 
 folder = Path(__file__).parent.parent / "speedrun"
 spec = importlib.util.spec_from_file_location("referee", folder / "referee.py")
@@ -25,10 +28,10 @@ def test_loss_is_the_mean_over_all_characters_but_the_first():
 
 
 def test_verdict_is_a_one_sided_t_test():
-    losses = [1.80, 1.82, 1.84]  # mean 1.82, deviation 0.02: t is (line - 1.82) / (0.02 / sqrt(3))
-    critical = 1.82 + 6.965 * 0.02 / math.sqrt(3)  # the 99 % quantile for 2 degrees of freedom, from a printed table
-    assert referee.verdict(losses, critical + 1e-6).startswith("accepted")
-    assert referee.verdict(losses, critical - 1e-6).startswith("not accepted")
+    losses = [1.80, 1.81, 1.82, 1.83, 1.84]  # t is (line - mean) / (deviation / sqrt(5))
+    critical = 1.82 + 3.747 * math.sqrt(2.5e-4) / math.sqrt(5)  # the 99 % quantile for 4 degrees of freedom
+    assert referee.verdict(losses, critical + 1e-6).startswith("below")
+    assert referee.verdict(losses, critical - 1e-6).startswith("not surely below")
 
 
 def test_every_record_is_an_entry():
@@ -43,6 +46,12 @@ def test_every_record_is_an_entry():
 def test_a_folder_without_an_entry_is_named(tmp_path):
     done = subprocess.run([sys.executable, folder / "referee.py", tmp_path], capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "has no entry.py" in done.stderr
+
+
+@pytest.mark.parametrize("name, preset", [("ngrams", "speedrun-cpu"), ("plain", "speedrun-cpu-plain")])
+def test_presets_are_the_records(name, preset):
+    entry, config = referee.read_entry(folder / "records" / f"2026-11-29-{name}"), get_preset(preset)
+    assert replace(config.model, vocab_size=65) == entry.SHAPE and config.max_iters == entry.ITERATIONS
 
 
 @pytest.mark.parametrize("record", sorted((folder / "records").iterdir()), ids=lambda path: path.name)
