@@ -160,7 +160,7 @@ def train(
     Args:
         model: forward(idx, targets) -> (logits, loss); None: our GPT
         data: training and validation: TokenDatasets, or iterables of x and y
-        optimizer: of torch's kind, or a function that makes one of the model; None: the description's
+        optimizer: of torch's kind, or a function that makes one of it; None: the description's
         on_step: called on every rank after every step
         on_eval: likewise at every evaluation; adds to the row
         logs: each is called with every row, and closed at the end
