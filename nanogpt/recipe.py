@@ -125,8 +125,8 @@ PRESETS = {
     ),
     "speedrun-cpu-plain": TrainConfig(
         _shape(64, 2, 4, 128, n_inner=128, **_FAST, **_SHORT),
-        corpus="shakespeare", out_dir="out/speedrun-cpu-plain", batch_size=12, max_iters=430, learning_rate=0.02,
-        muon_lr=0.025, eval_interval=43, **_MUON,
+        corpus="shakespeare", out_dir="out/speedrun-cpu-plain", batch_size=12, max_iters=540, learning_rate=0.02,
+        muon_lr=0.025, eval_interval=54, **_MUON,
     ),
     "shakespeare-char-cpu": TrainConfig(
         _shape(64, 4, 4, 128),

@@ -287,13 +287,15 @@ def test_time_to_loss(small_shakespeare, tmp_path, capsys):
 def test_time_to_loss_refuses(small_shakespeare, monkeypatch):
     with pytest.raises(FileNotFoundError, match="there is no train.py in absent; clone https://github"):
         bench_time_to_loss("absent")
+    with pytest.raises(ValueError, match="rounds must be at least 1 and iterations 3, got rounds=1 and iterations=2"):
+        bench_time_to_loss(str(small_shakespeare), rounds=1, iterations=2)
     monkeypatch.setattr(speedrun, "LINE", 0.01)
     with pytest.raises(ValueError, match=r"speedrun-cpu ended at \d\.\d+, mostly above 0.01: there is no time"):
-        bench_time_to_loss(str(small_shakespeare), rounds=1, iterations=2)
+        bench_time_to_loss(str(small_shakespeare), rounds=1, iterations=3)
     (small_shakespeare / "train.py").write_text("raise RuntimeError('no torch')", encoding="utf-8")
     monkeypatch.setattr(speedrun, "LINE", 9.0)
     with pytest.raises(OSError, match=r"nanoGPT's train.py failed \(RuntimeError: no torch\)"):
-        bench_time_to_loss(str(small_shakespeare), rounds=1, iterations=2)
+        bench_time_to_loss(str(small_shakespeare), rounds=1, iterations=3)
 
 
 def test_evaluations_do_not_disturb_a_timed_run(tiny):

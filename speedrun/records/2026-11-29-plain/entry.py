@@ -6,7 +6,7 @@ from nanogpt.data import Sampler, TokenDataset
 from nanogpt.optim import muon, wsd_lr
 from nanogpt.step import train_step
 
-CONTEXT, ITERATIONS = 64, 430
+CONTEXT, ITERATIONS = 64, 540
 SHAPE = GPTConfig(
     CONTEXT, 65, n_layer=2, n_head=4, n_embd=128, n_inner=128, bias=False, positions="rotary",
     rope_theta=1000.0, mlp="relu2", tied=False, embd_std=0.3,
