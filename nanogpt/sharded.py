@@ -70,7 +70,6 @@ def check_sharded(folder: str | Path) -> dict:
     return rest
 
 
-
 def load_sharded(
     folder: str | Path,
     checkpoint: dict,

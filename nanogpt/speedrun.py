@@ -10,7 +10,6 @@ __all__ = ['LINE', 'DOCUMENTED', 'OURS', 'PLAIN', 'copy_nanogpt', 'train_nanogpt
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -22,6 +21,7 @@ from .data import TokenDataset, all_batches
 from .files import sha256_of
 from .hub import load_model
 from .inputs import load_data
+from .profiling import nanogpt_file, output_of
 from .recipe import TrainConfig, get_preset
 from .start import Run
 from .step import evaluate
@@ -39,12 +39,7 @@ _FILES = ("train.py", "model.py", "configurator.py", DOCUMENTED[0], "data/shakes
 def _run_script(folder: Path, *args: str) -> str:
     "What one of nanoGPT's scripts prints. Raises OSError with the last line of its complaint."
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # as torch chose
-    command = [sys.executable, *args]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OSError(f"nanoGPT's {args[0]} failed ({reason})")
-    return done.stdout
+    return output_of([sys.executable, *args], f"nanoGPT's {args[0]}", cwd=folder, env=environment)
 
 # %% ../nbs/tools/speedrun.ipynb #5bd10007
 def copy_nanogpt(source: str | Path, folder: Path):
@@ -53,11 +48,9 @@ def copy_nanogpt(source: str | Path, folder: Path):
         source: a clone of nanoGPT
         folder: for the copy"""
     for name in _FILES:
-        if not Path(source, name).is_file():
-            fix = "clone https://github.com/karpathy/nanoGPT, and set nanogpt_dir=nanoGPT"
-            raise FileNotFoundError(f"there is no {name} in {str(source) or 'this folder'}; {fix}")
+        path = nanogpt_file(source, name)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(source, name), folder / name)
+        shutil.copy(path, folder / name)
     text = next(iter(shakespeare().documents()))
     (folder / "data" / "shakespeare_char" / "input.txt").write_text(text, encoding="utf-8", newline="\n")
     _run_script(folder, "data/shakespeare_char/prepare.py")
@@ -133,8 +126,9 @@ def bench_time_to_loss(
                 print(f"round {i + 1} of {rounds}: {name} …", file=sys.stderr, flush=True)
                 curve = train_timed(replace(preset, seed=preset.seed + i), every)
                 curves[name].append(curve)
-                seconds[name].append(seconds_to(LINE, curve) or curve[-1][1])
-                reached[name].append(seconds_to(LINE, curve) is not None)
+                crossed = seconds_to(LINE, curve)
+                seconds[name].append(crossed or curve[-1][1])
+                reached[name].append(crossed is not None)
                 if 2 * reached[name].count(False) > rounds:
                     ends = ", ".join(f"{curve[-1][2]:.4f}" for curve in curves[name])
                     raise ValueError(f"{name} ended at {ends}, mostly above {LINE}: there is no time to compare")

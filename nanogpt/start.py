@@ -315,7 +315,8 @@ def start_run(
         make = partial(muon, muon_lr=config.muon_lr) if config.optimizer == "muon" else adamw
         betas = config.beta1, config.beta2
         optimizer = make(model, config.learning_rate, betas=betas, weight_decay=config.weight_decay)
-        make_moments(optimizer)  # what does not fit is known at once, and every checkpoint holds them
+        if not optimizer.state:
+            make_moments(optimizer)  # what does not fit is known at once, and every checkpoint holds them
     elif not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(model)
     for group in optimizer.param_groups:
@@ -427,7 +428,6 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
     if parts:
         load_sharded(str(path), checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
     run.resumed, run.iter_num, run.best_val_loss = True, checkpoint["iter_num"], checkpoint["best_val_loss"]
-
 
 
 def save_run(run: Run, writer: CheckpointWriter | None, better: bool):
