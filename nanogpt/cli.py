@@ -87,9 +87,8 @@ class Demo:
 def plan(args: list[str]) -> int:
     "Will a run fit, how long will it take? With train's flags. Example: nanogpt plan gpt2-124m --n-layer 24"
     config = parse_run(args, "plan", plan.__doc__)
-    from .budget import UTILISATION, count_params, human_time, plan as plan_run
+    from .budget import UTILISATION, count_params, human_time, memory_options, plan as plan_run
     from .device import pick_device, pick_dtype
-    from .start import memory_options
 
     device, shape = pick_device(config.device), planned_shape(config)
     print(f"{sum(count_params(shape).values()):,} parameters, {config.tokens_per_iter:,} tokens an iteration, ", end="")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .budget import free_memory, kv_cache_bytes
 from .config import GPTConfig
+from .distributed import is_sharded
 from .model import Cache, GPT
 from .step import evaluating
 from .tokenizer import Tokenizer
@@ -111,7 +112,8 @@ class Context:
         self.starts = [width - len(prompt) for prompt in prompts]  # where each row's context begins
         padded = [[prompt[0]] * start + list(prompt) for prompt, start in zip(prompts, self.starts)]
         self.ids = torch.tensor(padded, device=next(model.parameters()).device)
-        self.has_cache, self.cache = hasattr(model, "hidden_states"), None
+        # FSDP gathers weights for `forward` only, every one for every token: a cache would save little
+        self.has_cache, self.cache = hasattr(model, "hidden_states") and not is_sharded(model), None
         self.linears = slow_linears(model)
 
     def logits(self) -> Tensor:
@@ -137,9 +139,10 @@ class Context:
     def _uncached(self) -> Tensor:
         "Reads each row's context anew, rows of one length together: all that any model can do."
         logits = {}
-        for start in set(self.starts):
-            rows = [i for i, s in enumerate(self.starts) if s == start]
-            logits |= zip(rows, self.model(self.ids[rows, start:])[0][:, -1])
+        with torch.compiler.set_stance("force_eager" if is_sharded(self.model) else "default"):
+            for start in set(self.starts):
+                rows = [i for i, s in enumerate(self.starts) if s == start]
+                logits |= zip(rows, self.model(self.ids[rows, start:])[0][:, -1])
         return torch.stack([logits[i] for i in range(len(logits))])
 
     def repeat(self, n: int):

@@ -123,16 +123,25 @@ def wanted_shape(config: TrainConfig, data: TokenDataset, tokenizer: Tokenizer |
 
 
 def build_model(
-    config: TrainConfig, wanted: GPTConfig, data: TokenDataset, tokenizer: Tokenizer | None, checkpoint: dict
+    config: TrainConfig,
+    wanted: GPTConfig,
+    data: TokenDataset,
+    tokenizer: Tokenizer | None,
+    checkpoint: dict,
+    sharded: bool = False,
 ) -> GPT:
     """The model to start with. Raises ValueError that names all that differs between weights and description.
     Args:
-        checkpoint: to go on from; empty for a new run"""
+        checkpoint: to go on from; empty for a new run
+        sharded: FSDP will cut it up: a model without weights may stay on "meta"
+    """
     scratch, model, there = config.init_from in ("scratch", "resume"), None, checkpoint
+    place = torch.device("meta" if sharded else "cpu")
     if checkpoint:
         source, saved = f"the checkpoint in {config.out_dir}", GPTConfig(**checkpoint["model_args"])
     elif scratch:
-        return GPT(wanted, torch.Generator().manual_seed(config.seed))
+        with place:
+            return GPT(wanted, torch.Generator().manual_seed(config.seed))
     else:
         source = config.init_from
         model, there = load_model(source, config.model.dropout)
@@ -153,8 +162,11 @@ def build_model(
     if differ:
         pairs = (f"{name} is {getattr(saved, name)} there and {getattr(wanted, name)} here" for name in differ)
         raise ValueError(f"{source} has another shape: {'; '.join(pairs)}")
-    if model is None:
-        return model_from_checkpoint(checkpoint) if checkpoint["model"] else GPT(saved)  # parts are read in `restore`
+    if model is None and checkpoint["model"]:
+        return model_from_checkpoint(checkpoint)
+    if model is None:  # parts are read in `restore`
+        with place:
+            return GPT(saved)
     model.crop_block_size(wanted.block_size)
     token = saved.document_token if wanted.document_token is None else wanted.document_token
     shape = replace(model.config, window=wanted.window or saved.window, document_token=token)

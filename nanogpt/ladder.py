@@ -31,7 +31,7 @@ from .speedrun import train_timed
 # %% ../nbs/tools/ladder.ipynb #5bd20006
 BASE = TrainConfig(
     GPTConfig(64, 0, n_layer=4, n_head=4, n_embd=128, bias=False, mlp="gelu_exact"),
-    corpus="shakespeare", batch_size=12, device="cpu", compile=False,
+    corpus="shakespeare", batch_size=12, eval_windows=240, device="cpu", compile=False,
 )  # fmt: skip
 RUNGS: dict[str, dict[str, Any]] = {
     "GPT-2, nanoGPT's recipe": {},
@@ -120,11 +120,11 @@ def compare(curves: dict[str, list[list[tuple[int, float, float]]]]) -> tuple[fl
 # %% ../nbs/tools/ladder.ipynb #5bd20011
 def _run(config: TrainConfig) -> list[tuple[int, float, float]]:
     torch.set_num_threads(1)
-    return train_timed(config, max(10, config.max_iters // 20))
+    return train_timed(config, max(10, config.max_iters // 30))
 
 
 def bench_ladder(
-    iterations: int = 1000, seeds: int = 5, rungs: int = len(RUNGS), workers: int = 0
+    iterations: int = 600, seeds: int = 5, rungs: int = len(RUNGS), workers: int = 0
 ) -> list[Benchmark]:
     """From GPT-2 to the fast recipe, one change at a time: seconds of training to the first rung's loss, and losses.
     Args:

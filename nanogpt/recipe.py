@@ -92,8 +92,7 @@ class TrainConfig:
         if self.min_lr > self.learning_rate and self.schedule != "constant":
             got = f"got {self.min_lr} and {self.learning_rate}; a tenth of it is usual"
             raise ValueError(f"min_lr must not exceed learning_rate, {got}")
-        if self.compile and self.strategy == "fsdp":
-            raise ValueError("compile does not go with strategy='fsdp' in this version; set compile=False")
+
 
     @property
     def tokens_per_iter(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
@@ -82,7 +83,9 @@ def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
         return
     left = config.eval_windows or len(data)
     for x, y in all_batches(data, config.batch_size, config.model.block_size, config.aligned):
-        yield x[:left], y[:left]
+        y[left:] = -1
+        short = (0, 0, 0, config.batch_size - len(x))  # a batch of another size would be compiled anew
+        yield F.pad(x, short), F.pad(y, short, value=-1)
         left -= len(x)
         if left <= 0:
             return
@@ -90,7 +93,8 @@ def validation_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
 
 def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) -> dict:
     "A row of metrics, the same on every rank except for the seconds: losses, speed, and what `on_eval` adds."
-    val_loss = evaluate(run.eval_model, validation_batches(run), run.autocast)
+    model = run.eval_model if run.average else run.step_model  # which may be compiled
+    val_loss = evaluate(model, validation_batches(run), run.autocast)
     more = (on_eval(run) if on_eval else None) or {}
     row = {
         "iter": run.iter_num,
@@ -102,6 +106,8 @@ def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) 
         "seconds": round(run.seconds, 3),
         "tokens_per_s": round(run.tokens / run.seconds) if run.seconds else None,
     }
+    if (mfu := run.utilisation) is not None:
+        row["mfu"] = round(mfu, 4)
     if getattr(run.val_data, "info", None):
         row["nats_per_character"] = val_loss * tokens_per_character(run.val_data)
         if run.val_data.meta["floor"] is not None:

@@ -63,9 +63,7 @@ def sync_gradients(model: Any, now: bool) -> AbstractContextManager:
     Args:
         model: from `parallelize`, or any other module
         now: False for all but the last micro-batch of a step"""
-    if hasattr(model, "set_requires_gradient_sync"):  # FSDP
-        model.set_requires_gradient_sync(now)
-    elif hasattr(model, "no_sync") and not now:  # DDP
+    if hasattr(model, "no_sync") and not now:  # DDP; FSDP exchanges always, or its gradients would stay whole
         return model.no_sync()
     return nullcontext()
 

@@ -33,6 +33,7 @@ from .monitor import TensorBoardLog, WandbLog
 from .ranks import gather, process_group, rank_and_size
 from .recipe import TrainConfig
 from .report import describe, evaluate_run, format_row, harmless, read_metrics, write_metrics
+from .sharded import BEST_CHECKPOINTS
 from .start import Run, save_run, start_run
 from .tokenizer import Tokenizer
 
@@ -112,7 +113,8 @@ def begin(run: Run, writer: CheckpointWriter | None) -> list[dict]:
         if run.resumed and (out_dir / "metrics.jsonl").exists():
             rows = [row for row in read_metrics(out_dir) if row["iter"] <= run.iter_num]
         if not run.resumed:
-            old = [*find_checkpoints(out_dir)[1:], *(out_dir / name for name in ("best.pt", "metrics.jsonl"))]
+            names = (*BEST_CHECKPOINTS, "metrics.jsonl")
+            old = [*find_checkpoints(out_dir)[1:], *(out_dir / name for name in names)]
             samples = out_dir.glob("samples/[0-9]*.txt")
             old += [path for path in samples if path.stem.strip("0")]  # all but 0000000
             for path in old + ([] if run.tokenizer else [out_dir / "tokenizer.json"]):
@@ -230,7 +232,10 @@ def train(
                     on_step(run)
                 bar.update()
                 if run.iter_num % 10 == 0:
-                    bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{run.tokens / run.seconds:,.0f}")
+                    shown = {"loss": f"{loss:.3f}", "tokens_per_s": f"{run.tokens / run.seconds:,.0f}"}
+                    if run.utilisation is not None:
+                        shown["mfu"] = f"{run.utilisation:.1%}"
+                    bar.set_postfix(shown)
             if not rows or rows[-1]["iter"] < run.iter_num:
                 save_run(run, writer, False)
             if ended == stop and first:

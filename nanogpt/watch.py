@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import torch
 
 from .decode import first_prompt
-from .distributed import is_sharded
 from .files import atomic_write
 from .model import GPT
 from .plot import new_axes, plot_emergence, plot_losses
@@ -38,7 +37,7 @@ def watch(
     run: Run,
 ) -> dict[str, float]:
     "Write a sample to out_dir/samples, and score some where the text is tales."
-    if run.tokenizer is None or is_sharded(run.model):  # parts of a model can write only all together
+    if run.tokenizer is None:
         return {}
     generator, model, tokenizer = torch.Generator().manual_seed(run.iter_num), run.eval_model, run.tokenizer
     length = min(200, max(run.config.model.block_size - 1, 1))

@@ -12,11 +12,14 @@ from nanogpt import budget as module
 from nanogpt.budget import (
     MACHINES,
     UTILISATION,
+    flops_per_token,
     free_memory,
     largest_batch,
     measure_speed,
+    peak_flops,
     plan,
     training_memory,
+    utilisation,
 )
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
@@ -155,10 +158,32 @@ def test_a_plan_for_gpt2_on_other_machines(monkeypatch):
     assert UTILISATION == 0.3, "as the docstring says"
 
 
+@pytest.mark.parametrize(
+    "name, teraflops",
+    [
+        ("Tesla T4", 65), ("NVIDIA L4", 121), ("NVIDIA L40S", None), ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA GH200 480GB", None),
+        ("NVIDIA B200", 2250), ("NVIDIA GeForce RTX 4090", 165), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)  # fmt: skip
+def test_the_peak_of_a_gpu_is_its_data_sheets(name, teraflops):
+    assert peak_flops(name) == (teraflops and teraflops * 1e12)
+
+
+def test_utilisation_is_of_all_ranks_and_unknown_without_a_peak(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-40GB")
+    monkeypatch.setattr(module, "rank_and_size", lambda: (0, 8))
+    config, cuda = GPTConfig.gpt2(), torch.device("cuda")
+    speed = 8 * 312e12 / flops_per_token(config)
+    assert utilisation(config, speed / 2, cuda, torch.bfloat16) == pytest.approx(0.5)
+    assert utilisation(config, speed, cuda, torch.float32) is None
+    assert utilisation(config, speed, torch.device("cpu"), torch.bfloat16) is None
+
+
 def test_a_machine_that_is_too_small_has_no_hours(monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda device: None)
     rows = plan(GPTConfig.gpt2("gpt2-xl"), 480, 1000, CPU, torch.float32)
-    assert ["hours" in row for row in rows] == [False, False, True, True, True]
+    assert ["hours" in row for row in rows] == [False] * 3 + [True] * 5
 
 
 def test_this_machine_is_measured():

@@ -3,6 +3,7 @@
 torchrun starts this file itself: see `work`, what each rank does."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -16,16 +17,26 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import TINY, prepare_tales, replace
 
+from nanogpt.budget import count_params
 from nanogpt.checkpoint import load_checkpoint, model_from_checkpoint
 from nanogpt.data import TokenDataset, all_batches
+from nanogpt.distributed import parallelize
+from nanogpt.files import sha256_of
+from nanogpt.hub import load
+from nanogpt.ranks import full_tensor
 from nanogpt.recipe import TrainConfig
-from nanogpt.sharded import latest_checkpoint
+from nanogpt.sharded import latest_checkpoint, read_checkpoint
 from nanogpt.start import Run
 from nanogpt.step import evaluate
 from nanogpt.train import train
+from nanogpt.watch import watch
 
+ROOM = 2.75  # times a model's float32 weights
+LEAN = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}  # memory that is freed is given back
+COMPILER = shutil.which("g++") is not None
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun and signals are POSIX")
 
 
@@ -45,7 +56,12 @@ def work(path: str):
     "One run after the other. Rank 0 leaves a file beside each, every rank one with its error."
     rank = int(os.environ.get("RANK", 0))
     job = json.loads(Path(path).read_text(encoding="utf-8"))
-    for config in job["configs"]:
+    for number, config in enumerate(job["configs"]):
+        if job["room"] and number:  # the first run has made what every run needs once
+            import resource  # POSIX only
+
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + job["room"],) * 2)
         config = TrainConfig(**config | {"out_dir": config["out_dir"].format(rank=rank)})
         try:
             result = run(config, ON_EVAL.get(job["on_eval"]))
@@ -90,25 +106,34 @@ def stop_torchrun(run: Run) -> dict:
     return {}
 
 
-def overflow(run: Run) -> dict:
+def look(run: Run) -> dict:
     if run.iter_num == 0 and run.scaler.is_enabled():
-        run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**30})
-    return {"scale": run.scaler.get_scale()}
+        run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**30})  # overflows
+    if run.config.run_name == "watched":
+        watch(run)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return {"scale": run.scaler.get_scale(), "graphs": graphs}
 
 
-ON_EVAL = {function.__name__: function for function in (die, hang, killed_once, stop_torchrun, overflow)}
+ON_EVAL = {function.__name__: function for function in (die, hang, killed_once, stop_torchrun, look)}
 
 if __name__ == "__main__":
     work(sys.argv[1])
 
 
 def launch(
-    ranks: int, *configs: TrainConfig, on_eval: str = "", options: tuple[str, ...] = (), timeout: int = 120
+    ranks: int,
+    *configs: TrainConfig,
+    on_eval: str = "",
+    options: tuple[str, ...] = (),
+    timeout: int = 120,
+    room: int = 0,  # bytes that each rank may add to its memory after the first run; 0: no limit
 ) -> subprocess.CompletedProcess:
     "Start so many ranks with torchrun and wait for their end."
     path = Path(configs[0].out_dir).with_suffix(".job.json")
     path.write_text(
-        json.dumps({"on_eval": on_eval, "configs": [asdict(config) for config in configs]}), encoding="utf-8"
+        json.dumps({"on_eval": on_eval, "room": room, "configs": [asdict(config) for config in configs]}),
+        encoding="utf-8",
     )
     command = [
         sys.executable,
@@ -123,7 +148,7 @@ def launch(
     ]
     process = subprocess.Popen(
         command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (LEAN if room else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -184,6 +209,11 @@ def equal(base: TrainConfig, where: str, **changes) -> list[TrainConfig]:
     return [named(base, f"{where}-{name}", **different, **changes) for name, different in EQUAL.items()]
 
 
+def watched(base: TrainConfig, strategy: str) -> list[TrainConfig]:
+    changes = {"strategy": strategy, "run_name": "watched", "max_iters": 2, "eval_interval": 2}
+    return [named(base, f"watched-{strategy}", **changes)]
+
+
 @pytest.fixture(scope="module")
 def alone(base) -> dict[str, dict]:
     "What one process makes of each."
@@ -203,8 +233,10 @@ def two_ranks(base):
         named(base, "fsdp-dropout", dropout=0.1, strategy="fsdp"),
         named(base, "bfloat16", dtype="bfloat16", strategy="fsdp", checkpoint_activations=True, ema=0.0),
         named(base, "float16", dtype="float16", strategy="fsdp", ema=0.0),
+        *watched(base, "fsdp"),
+        *[named(base, "compiled", strategy="fsdp", compile=True)] * COMPILER,
     ]
-    process = launch(2, *configs, on_eval="overflow")
+    process = launch(2, *configs, on_eval="look")
     assert process.returncode == 0, process.stderr
 
 
@@ -324,12 +356,18 @@ def test_parts_without_run_pt_are_no_checkpoint(half):
     assert (path.name, checkpoint["iter_num"]) == ("ckpt-1.dcp", 20)
 
 
-def test_best_pt_of_a_model_that_was_cut_up_is_a_model(half):
-    checkpoint = load_checkpoint(Path(half.out_dir) / "best.pt")
+def test_the_best_weights_of_a_model_that_was_cut_up_are_a_model(half, tmp_path):
+    checkpoint = read_checkpoint(Path(half.out_dir) / "best.dcp")
     batches = list(all_batches(TokenDataset(half.data_dir, "val"), half.batch_size, half.model.block_size))[
         : half.eval_windows // half.batch_size
     ]
     assert abs(evaluate(model_from_checkpoint(checkpoint), batches) - checkpoint["best_val_loss"]) < 1e-12
+    model, tokenizer = load(half.out_dir)
+    assert tokenizer is not None and torch.equal(
+        model.lm_head.weight, checkpoint["model"]["lm_head.weight"].float()
+    )
+    begun = named(half, "begun", init_from=f"{half.out_dir}/ckpt.dcp", resume="never", max_iters=1, strategy="ddp")
+    assert run(begun)["val"][0] == pytest.approx(checkpoint["best_val_loss"], abs=0.1), "weights of parts start a run"
 
 
 def test_recomputed_activations_change_nothing(base, two_ranks):
@@ -358,6 +396,77 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, two_ranks):
         load_checkpoint(Path(base.out_dir).with_name(name) / "ckpt.pt") for name in ("killed", "ddp-dropout")
     )
     assert all(torch.equal(tensor, theirs["model"][name]) for name, tensor in ours["model"].items())
+
+
+def test_a_model_that_is_cut_up_writes_what_it_would_write_whole(base, two_ranks):
+    [alone], [ranks] = watched(base, "ddp"), watched(base, "fsdp")
+    run(alone, look)
+    texts = [
+        [path.read_text(encoding="utf-8") for path in sorted(Path(config.out_dir, "samples").iterdir())]
+        for config in (alone, ranks)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 2 and len(set(texts[0])) == 2
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile on a CPU needs a C++ compiler")
+def test_the_blocks_of_a_model_that_is_cut_up_are_compiled(base, alone, two_ranks):
+    "All blocks share one graph, and no step makes another. (The average, which is evaluated, is not compiled.)"
+    result = result_of(named(base, "compiled"))
+    assert largest_difference(result["losses"], alone["float64"]["losses"]) <= 1e-8
+    assert result["rows"][0]["graphs"] == result["rows"][-1]["graphs"] == 1
+
+
+def test_a_model_to_be_cut_up_is_built_without_memory_and_with_the_weights_of_one_process(base, monkeypatch):
+    module, places = importlib.import_module("nanogpt.start"), []
+
+    def noting(model, *rest, **options):
+        places.append(next(model.parameters()).device.type)
+        return parallelize(model, *rest, **options)
+
+    monkeypatch.setattr(module, "parallelize", noting)
+    config = named(base, "unborn", optimizer="muon")
+    whole = module.start_run(config)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        cut = module.start_run(replace(config, strategy="fsdp"))
+        assert places == ["cpu", "meta", "meta"], "the model, and its average"
+        assert cut.model.lm_head.weight is cut.model.transformer.wte.weight
+        for parts, theirs in ((cut.model, whole.model), (cut.average.module, whole.average.module)):
+            for part, tensor in zip(parts.parameters(), theirs.parameters(), strict=True):
+                assert torch.equal(full_tensor(part), tensor)
+    finally:
+        time.sleep(0.1)
+        dist.destroy_process_group()
+
+
+def test_each_rank_checks_its_share_of_the_parts(half, monkeypatch):
+    module, checked = importlib.import_module("nanogpt.sharded"), []
+    monkeypatch.setattr(module, "sha256_of", lambda path: checked.append(path.name) or sha256_of(path))
+    folder = Path(half.out_dir, "ckpt.dcp")
+    for rank in (0, 1):
+        monkeypatch.setattr(module, "rank_and_size", lambda rank=rank: (rank, 2))
+        module.check_sharded(folder)
+    assert sorted(checked) == sorted(path.name for path in folder.iterdir() if path.name != "run.pt")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is Linux's")
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_a_model_that_no_rank_could_hold_is_trained(base, strategy):
+    """Two ranks have room for their halves of weights, gradients and moments, twice the model's size together, and
+    for less than one more copy of it. Whole on each rank it does not fit.
+    """
+    shape = {"n_layer": 24, "n_head": 8, "n_embd": 512}
+    size = 4 * sum(count_params(dataclasses.replace(base.model, **shape, vocab_size=64)).values())
+    changes = {"strategy": strategy, "dtype": "float32", "ema": 0.0, "max_iters": 1, "eval_windows": 2}
+    small, large = (named(base, f"{name}-{strategy}", **changes) for name in ("small", "large"))
+    process = launch(2, small, replace(large, **shape, keep=1), room=int(ROOM * size))
+    errors = errors_of(Path(base.out_dir).parent, f"large-{strategy}")
+    if strategy == "fsdp":
+        assert process.returncode == 0 and not errors, (errors, process.stderr)
+        first, last = result_of(large)["val"]
+        assert last < first
+    else:
+        assert process.returncode != 0 or errors
 
 
 @pytest.mark.parametrize("on_eval, strategy", [("die", "ddp"), ("die", "fsdp"), ("hang", "ddp")])

@@ -556,7 +556,7 @@ def test_a_model_of_another_class_is_not_guessed_at(model_args, tmp_path):
         ValueError, match="ckpt.pt holds a model of a class that is not nanogpt's .*build it yourself"
     ) as caught:
         load(tmp_path)
-    assert "load_checkpoint('" in str(caught.value) and "\n" not in str(caught.value)
+    assert "read_checkpoint('" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_none(tmp_path):

@@ -304,7 +304,6 @@ def test_raw_nanogpt_data_is_read(tiny, tmp_path):
         ({"seed": 2**64}, "seed must be at least 0 and below"),
         ({"batch_size": True}, "batch_size must be of type int, got True"),
         ({"reference": "dmo"}, "reference must be one of .*demo, .*, got 'dmo'"),
-        ({"compile": True, "strategy": "fsdp"}, "compile does not go with strategy='fsdp'"),
         ({"dtype": "float8"}, "dtype must be one of"),
         ({"min_lr": 0.1}, "min_lr must not exceed learning_rate, got 0.1 and 0.001"),
         ({"beta2": 1.0}, "beta2 must be at least 0 and below 1"),

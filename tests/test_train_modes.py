@@ -15,6 +15,7 @@ from nanogpt.distributed import checkpoint_blocks
 from nanogpt.hub import load, save_pretrained
 from nanogpt.model import GPT
 from nanogpt.prepare import prepare
+from nanogpt.report import evaluate_run, validation_batches
 from nanogpt.start import Run, checkpoint_of, start_run
 from nanogpt.tokenizer import ByteTokenizer
 from nanogpt.train import train
@@ -40,7 +41,7 @@ def test_a_compiled_model_trains_the_same(tiny):
 
 
 def test_a_run_is_compiled_once(tiny, monkeypatch):
-    "The trial step, the steps after it, aligned or not, and accumulation use one graph."
+    "The trial step, the steps after it, aligned or not, and accumulation use one graph, and all evaluations another."
     graphs = []
 
     def counting(graph, _):
@@ -49,10 +50,17 @@ def test_a_run_is_compiled_once(tiny, monkeypatch):
 
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend=counting))
-    run = start_run(replace(tiny, compile=True, gradient_accumulation_steps=2, sampling="epochs", aligned=True))
+    run = start_run(
+        replace(tiny, compile=True, gradient_accumulation_steps=2, sampling="epochs", aligned=True, eval_windows=3)
+    )
     for _ in range(3):
         run.step()
     assert len(graphs) == 1
+    batches = list(validation_batches(run))
+    assert (batches[-1][1] < 0).all(dim=1).any(), "the last batch has fewer windows"
+    for _ in range(2):
+        evaluate_run(run)
+    assert len(graphs) == 2
 
 
 def test_a_compiler_that_fails_is_done_without(tiny, monkeypatch, tmp_path):
