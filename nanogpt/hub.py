@@ -214,17 +214,18 @@ def _download(name: str, revision: str | None) -> Path:
 
 # %% ../nbs/13_hub.ipynb #4b5f431b
 def load_model(
-    source: str | Path, dropout: float = 0.0, dtype: torch.dtype = torch.float32
+    source: str | Path, dropout: float = 0.0, dtype: torch.dtype = torch.float32, vocab_multiple: int = 1
 ) -> tuple[GPT, dict]:
     """A model and what its checkpoint holds beside it. Raises ValueError or OSError that says what is wrong.
     Args:
         dropout: for training on
         dtype: of the weights of files in Hugging Face's layout
+        vocab_multiple: for such files, as of `model_from_huggingface`
     Returns:
         on the CPU, in eval mode; the checkpoint, empty where there is none"""
     path = find_model(source)
     if not is_checkpoint(path):
-        return model_from_huggingface(path, dropout=dropout, dtype=dtype), {}
+        return model_from_huggingface(path, vocab_multiple, dropout, dtype), {}
     checkpoint = read_checkpoint(path)
     args = checkpoint.get("model_args") or {"no model_args": None}
     if foreign := args.keys() - {field.name for field in fields(GPTConfig)}:

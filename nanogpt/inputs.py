@@ -102,7 +102,7 @@ def check_ranks(config: TrainConfig, ranks: int):
 
 # %% ../nbs/tools/inputs.ipynb #4dc9c903
 SIZE = {"vocab_size", "n_layer", "n_head", "n_embd", "bias", "init_std", "embd_std"}  # what weights bring along
-FREE = {"block_size", "dropout", "window", "document_token"}  # what may be changed on weights that are there
+FREE = {"block_size", "dropout", "window", "document_token", "vocab_multiple"}  # what may be changed on weights that are there
 
 
 def wanted_shape(config: TrainConfig, data: TokenDataset, tokenizer: Tokenizer | None) -> GPTConfig:
@@ -144,7 +144,7 @@ def build_model(
             return GPT(wanted, torch.Generator().manual_seed(config.seed))
     else:
         source = config.init_from
-        model, there = load_model(source, config.model.dropout)
+        model, there = load_model(source, config.model.dropout, vocab_multiple=config.model.vocab_multiple)
         saved = model.config
         if wanted.block_size > saved.block_size:
             limit = f"the {saved.block_size} positions of {source}"

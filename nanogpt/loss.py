@@ -26,27 +26,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, chunk_size, with_gradients):
-        autocast = torch.is_autocast_enabled(hidden.device.type)
-        wide = torch.promote_types(weight.dtype, torch.float32)
+        device, wide, narrow = hidden.device.type, torch.promote_types(weight.dtype, torch.float32), weight.dtype
+        if torch.is_autocast_enabled(device):
+            narrow = torch.get_autocast_dtype(device)
         total = hidden.new_zeros((), dtype=wide)
         grad_hidden, grad_weight = hidden[:0], weight[:0]
         if with_gradients:
             grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)
+        weight = weight.to(narrow)  # here, since autocast would do it for every chunk
         for start in range(0, len(hidden), chunk_size):
             rows = slice(start, start + chunk_size)
-            h, target, ignored = hidden[rows], targets[rows, None].clamp(min=0), targets[rows, None] < 0
-            logits = F.linear(h, weight).to(wide)  # the product is in half precision under autocast
+            h, target, ignored = hidden[rows].to(narrow), targets[rows, None].clamp(min=0), targets[rows, None] < 0
+            logits = F.linear(h, weight).to(wide)
             norm = logits.logsumexp(dim=1, keepdim=True)
             total += (norm - logits.gather(1, target)).masked_fill(ignored, 0.0).sum()
             if with_gradients:
                 logits.sub_(norm).exp_()  # softmax; minus one at the target: the logits' gradient
                 logits.scatter_add_(1, target, -torch.ones_like(norm)).masked_fill_(ignored, 0.0)
-                logits = logits if autocast else logits.to(weight.dtype)
+                logits = logits.to(narrow)
                 grad_hidden[rows] = logits @ weight
-                if not autocast and wide == weight.dtype:
-                    grad_weight.addmm_(logits.T, h)  # in place, since it is large
-                else:
-                    grad_weight = grad_weight + logits.T @ h
+                if narrow == wide:
+                    grad_weight.addmm_(logits.T, h)
+                else:  # a mean over the rows, which float16 can hold
+                    grad_weight.add_(logits.T @ (h / len(h)), alpha=len(h))
             del logits  # before those of the next chunk are made
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total

@@ -137,13 +137,13 @@ PRESETS = {
         corpus="shakespeare", out_dir="out/shakespeare-char", reference="shakespeare-char",
     ),
     "gpt2-124m": TrainConfig(
-        _shape(1024, 12, 12, 768),
+        _shape(1024, 12, 12, 768, vocab_multiple=64),
         corpus="", tokenizer="gpt2", data_dir="data/openwebtext", out_dir="out/gpt2-124m", batch_size=12,
         gradient_accumulation_steps=40, max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000,
         beta2=0.95, eval_interval=1000, eval_windows=2400, reference="gpt2-124m",
     ),
     "finetune-shakespeare": TrainConfig(
-        _shape(1024, 6, 6, 384),
+        _shape(1024, 6, 6, 384, vocab_multiple=64),
         corpus="shakespeare", tokenizer="gpt2", out_dir="out/finetune-shakespeare", init_from="gpt2", batch_size=1,
         gradient_accumulation_steps=32, max_iters=100, learning_rate=3e-5, min_lr=0.0, warmup_iters=5,
         schedule="constant", beta2=0.95, eval_interval=10,

@@ -139,6 +139,27 @@ class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         return out
 
 
+def test_chunked_loss_in_float16_cannot_overflow_and_casts_the_weight_once():
+    "A row of the weight's gradient sums to more than float16 holds; 1 % is its precision."
+    hidden, weight = torch.full((3000, 8), 60.0), torch.zeros(6, 8)
+    targets, gradients, casts = torch.full((3000,), 3), {}, []
+
+    class Counting(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if operation is torch.ops.aten._to_copy.default and args[0].shape == (5, 8):
+                casts.append(kwargs["dtype"])
+            return operation(*args, **(kwargs or {}))
+
+    for half in (False, True):
+        leaf = weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=half), Counting():
+            loss = chunked_cross_entropy(hidden, leaf[:5], targets, 2000)
+        gradients[half] = torch.autograd.grad(loss, leaf)[0]
+    assert 2000 * gradients[False].abs().max() > torch.finfo(torch.float16).max
+    torch.testing.assert_close(gradients[True], gradients[False], rtol=0.01, atol=0.0)
+    assert casts == [torch.float16]
+
+
 @pytest.mark.parametrize("loss_chunk", [1, 7, 20])
 def test_chunked_loss_holds_the_logits_of_one_chunk(loss_chunk):
     model = GPT(SMALL)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import assert_overflow_is_survived, replace
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpt.checkpoint import load_checkpoint, save_checkpoint
 from nanogpt.config import GPTConfig
@@ -17,6 +18,7 @@ from nanogpt.model import GPT
 from nanogpt.prepare import prepare
 from nanogpt.report import evaluate_run, validation_batches
 from nanogpt.start import Run, checkpoint_of, start_run
+from nanogpt.step import train_step
 from nanogpt.tokenizer import ByteTokenizer
 from nanogpt.train import train
 from nanogpt.vocab import load_tokenizer
@@ -61,6 +63,25 @@ def test_a_run_is_compiled_once(tiny, monkeypatch):
     for _ in range(2):
         evaluate_run(run)
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}, {"dtype": "bfloat16"}, {"dtype": "float16"}])
+def test_a_step_reads_numbers_once_at_its_end(tiny, monkeypatch, changes):
+    "On a GPU every such read waits until all that was begun is done."
+    run, read = start_run(replace(tiny, gradient_accumulation_steps=2, **changes)), []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if operation is torch.ops.aten._local_scalar_dense.default:
+                read.append("inside")
+            return operation(*args, **(kwargs or {}))
+
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: read.append("at the end") or tolist(tensor))
+    batches = [next(run.batches) for _ in range(2)]
+    with Counting():
+        train_step(run.step_model, run.optimizer, batches, 1.0, run.autocast, run.scaler)
+    assert read == ["at the end"]
 
 
 def test_a_compiler_that_fails_is_done_without(tiny, monkeypatch, tmp_path):
