@@ -352,6 +352,7 @@ class Bench:
     nanogpt_dir: str = ""  # for time-to-loss and step: a clone of https://github.com/karpathy/nanoGPT
     iterations: Count | None = None  # for time-to-loss (of nanoGPT's run), ladder (of each) and scaling (with ranks)
     seeds: Count | None = None  # for ladder: runs of each rung
+    profile: str = ""  # for step: a file for a trace of one of our steps, for https://ui.perfetto.dev
     rungs: Count | None = None  # for ladder: only the first so many
     workers: Count | None = None  # for ladder and prepare: processes
     megabytes: Positive = 100  # for prepare: of text

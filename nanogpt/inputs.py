@@ -102,7 +102,7 @@ def check_ranks(config: TrainConfig, ranks: int):
 
 # %% ../nbs/tools/inputs.ipynb #4dc9c903
 SIZE = {"vocab_size", "n_layer", "n_head", "n_embd", "bias", "init_std", "embd_std"}  # what weights bring along
-FREE = {"block_size", "dropout", "window", "document_token", "vocab_multiple"}  # what may be changed on weights that are there
+FREE = {"block_size", "dropout", "window", "document_token", "vocab_multiple"}  # what may change on weights
 
 
 def wanted_shape(config: TrainConfig, data: TokenDataset, tokenizer: Tokenizer | None) -> GPTConfig:

@@ -1,9 +1,12 @@
 """The benchmarks compare equal work and report it right. No test judges a time or a ratio of times."""
 import json
+import os
 import re
 import statistics
+import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -363,9 +366,26 @@ class GPT(Ours):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="reads peak memory through `resource`")
+def test_the_report_of_a_gpu_can_be_tried_without_one(tmp_path):
+    script = Path(__file__).parents[1] / "scripts" / "gpu_report.py"
+    done = subprocess.run(
+        [sys.executable, script, "--dry-run"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "gpu-dry-run.json").read_text(encoding="utf-8"))
+    assert kept["tests"].get("failed", 0) == 0 and sum(kept["tests"].values()) > 20
+    assert kept["benchmarks"][0]["rows"][0]["name"] == "ours" and kept["shakespeare-char"]["ours"]["seconds"] > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads peak memory through `resource`")
 def test_step_in_parts(tmp_path, capsys):
     (tmp_path / "model.py").write_text(THEIR_MODEL, encoding="utf-8")
-    [result] = bench_step(str(tmp_path), rounds=1, shapes=((1, 2, 16, 8, 2),))
+    trace = tmp_path / "trace.json"
+    [result] = bench_step(str(tmp_path), rounds=1, shapes=((1, 2, 16, 8, 2),), profile=str(trace))
+    assert "aten::mm" in trace.read_text(encoding="utf-8") and "ms, " in result.notes["slowest operations"]
     assert [row.name for row in result.rows] == ["nanoGPT", "ours"] and capsys.readouterr().out == ""
     figures = result.figures["step_1x16"]
     assert list(figures["parts"]["ours"]) == ["data", "forward", "backward", "clip", "optimizer"]

@@ -10,7 +10,7 @@ from conftest import assert_overflow_is_survived, replace
 from test_distributed import largest_difference, launch, result_of, run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanogpt.budget import free_memory, training_memory
+from nanogpt.budget import free_memory, peak_flops, training_memory
 from nanogpt.config import GPTConfig
 from nanogpt.data import Prefetcher, Sampler
 from nanogpt.decode import to_int8
@@ -20,10 +20,12 @@ from nanogpt.model import GPT
 from nanogpt.optim import Muon, adamw, param_groups
 from nanogpt.recipe import TrainConfig
 from nanogpt.start import start_run
+from nanogpt.step import train_step
 from nanogpt.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS need not compute the same twice
+NAME = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 CAPABILITY = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 ampere = pytest.mark.skipif(
     CAPABILITY < (8, 0), reason="bfloat16, TF32 and flash attention are for capability 8 and above"
@@ -68,9 +70,7 @@ def test_a_compiled_model_trains_the_same(cuda):
         eager, compiled = (
             start_run(replace(cuda, compile=compile, dtype="float32", dropout=0.0)) for compile in (False, None)
         )
-    assert eager.step_model is eager.parallel and compiled.step_model is not compiled.parallel, (
-        "on a GPU the default is to compile"
-    )
+    assert eager.step_model is eager.model and compiled.step_model is not compiled.model, "the default on a GPU"
     losses = [(eager.step()[0], compiled.step()[0]) for _ in range(20)]
     assert max(abs(one - other) for one, other in losses) < 1e-4
 
@@ -89,6 +89,28 @@ def test_a_compiler_that_fails_is_done_without(cuda, monkeypatch):
         len([warning for warning in seen if "torch.compile" in str(warning.message)]) == 1
         and result.metrics[-1]["iter"] == 20
     )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_waits_for_the_gpu_once(cuda, optimizer):
+    "The read at its end. (A scaler of float16 reads one more number for Muon.)"
+    run = start_run(replace(cuda, optimizer=optimizer, dtype="float32", gradient_accumulation_steps=2))
+    run.step()
+    batches = [next(run.batches) for _ in range(2)]
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            train_step(run.step_model, run.optimizer, batches, 1.0, run.autocast, run.scaler)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
+    assert len(waits) == 1, [f"{warning.filename}:{warning.lineno}" for warning in waits]
+
+
+@pytest.mark.skipif(peak_flops(NAME) is None, reason="a card of no known speed")
+def test_the_utilisation_is_logged(cuda):
+    rows = train(replace(cuda, dtype="auto"), progress=False).metrics
+    assert "mfu" not in rows[0] and 0 < rows[-1]["mfu"] < 1
 
 
 @ampere
