@@ -24,10 +24,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .budget import LESS_MEMORY
+from .budget import LESS_MEMORY, run_memory
 from .checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
 from .data import TokenDataset
-from .device import fast_float32, is_out_of_memory, pick_device
+from .device import fast_float32, is_out_of_memory, pick_device, pick_dtype
 from .files import SafeStream, own_folder, write_json
 from .monitor import TensorBoardLog, WandbLog
 from .ranks import gather, process_group, rank_and_size
@@ -132,7 +132,11 @@ def explain(
     "What to raise for torch's errors that a user can do something about; others as they are."
     text = re.sub(r"^\[\S+\] ", "", (str(error).strip().splitlines() or [""])[0])
     if is_out_of_memory(error):
-        return MemoryError(f"out of memory ({text}); {LESS_MEMORY}")
+        needs, shape = "", config.model
+        if shape.vocab_size:  # the run had begun
+            needed = run_memory(config, shape, pick_dtype(pick_device(config.device), config.dtype))
+            needs = f"the run needs about {needed / 1e9:,.1f} GB; "
+        return MemoryError(f"out of memory ({text}); {needs}{LESS_MEMORY}")
     lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that raised it
     if rank_and_size()[1] > 1 and lost:
         return ConnectionError(
@@ -242,6 +246,6 @@ def train(
                 where = f"at iteration {run.iter_num}, all saved in {out_dir}"
                 print(f"stopped by {stop} {where}; go on with resume='auto' (--resume auto)")
         except RuntimeError as error:
-            raise explain(error, config) from error
+            raise explain(error, run.config if run else config) from error
     floor = run.val_data.meta.get("floor") if isinstance(run.val_data, TokenDataset) else None
     return TrainResult(run.model.eval(), run.tokenizer, rows, out_dir, run.best_val_loss, floor, ended)

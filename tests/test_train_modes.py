@@ -152,6 +152,7 @@ def test_running_out_of_memory_is_explained(tiny, monkeypatch):
         train(tiny, progress=False)
     text = str(raised.value)
     assert text.startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); ") and "\n" not in text
+    assert "; the run needs about 0.0 GB; " in text
     for advice in ("lower batch_size", "loss_chunk=1024", "checkpoint_activations=True"):
         assert advice in text
     assert load_checkpoint(Path(tiny.out_dir) / "ckpt.pt")["iter_num"] == 0
