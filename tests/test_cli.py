@@ -560,10 +560,10 @@ def test_plan(nanogpt):
     rows = [
         line.split()
         for line in done.stdout.splitlines()
-        if "GB" in line[:12] or line.startswith("this machine")
+        if "GB" in line[:16] or line.startswith("this machine")
     ]
     assert (
-        [row[0] for row in rows] == ["T4", "L4", "A100", "A100", "H100", "this"]
+        [row[0] for row in rows] == ["T4", "L4", "RTX", "A100", "A100", "H100", "H200", "B200", "this"]
         and rows[0][3] == "float16"
         and rows[1][3] == "bfloat16"
     )

@@ -72,7 +72,7 @@ def test_a_model_and_an_optimizer_of_ones_own(own, data):
         "metrics.jsonl",
         "config.json",
     }
-    with pytest.raises(ValueError, match="load_checkpoint"):
+    with pytest.raises(ValueError, match="read_checkpoint"):
         load(own.out_dir)
 
 

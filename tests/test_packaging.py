@@ -66,8 +66,8 @@ def test_runtime_imports_no_tools():
 
 ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare rotary
-    ngrams attention loss model budget ranks device optim step decode sample checkpoint layouts hub distributed sharded
-    recipe inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags cli
+    ngrams attention loss model ranks device recipe budget optim step distributed decode sample checkpoint sharded
+    layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags cli
 """.split()
 
 

@@ -218,11 +218,12 @@ def test_a_finetuned_run_goes_on_with_the_folders_shape(tiny, folder, tmp_path):
 
 def test_what_is_set_for_finetuning_is_honoured_or_refused(tiny, folder):
     changes = {"init_from": str(folder), "block_size": 64}
-    run = start_run(replace(tiny, **changes, window=8, document_masking=True))
+    run = start_run(replace(tiny, **changes, window=8, document_masking=True, vocab_multiple=64))
     shape = run.model.transformer.config
+    assert shape.vocab_rows == len(run.model.lm_head.weight) == 64 > shape.vocab_size
     assert shape.window == 8 and shape.document_token == run.tokenizer.eot and run.config.model == shape
-    with pytest.raises(ValueError, match="vocab_multiple is 1 there and 64 here"):
-        start_run(replace(tiny, **changes, vocab_multiple=64))
+    with pytest.raises(ValueError, match="norm_eps is 1e-05 there and 0.001 here"):
+        start_run(replace(tiny, **changes, norm_eps=1e-3))
 
 
 @pytest.mark.parametrize("how", [{"resume": "auto"}, {"init_from": "resume"}])
