@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ class Context:
         width = max(map(len, prompts))
         self.model, self.block_size, self.total = model, block_size, width + new_tokens
         config, free = getattr(model, "config", None), free_memory(next(model.parameters()).device)
-        if isinstance(config, GPTConfig) and free is not None:
+        if isinstance(config, GPTConfig) and free is not None and not is_sharded(model):
             each = kv_cache_bytes(config, 1, min(block_size, self.total)) + 16 * config.vocab_size
             if each * len(prompts) * repeats > free:
                 many = f"{len(prompts) * repeats:,} texts at a time need {each * len(prompts) * repeats / 1e9:,.1f} GB"
@@ -143,7 +144,10 @@ class Context:
             for start in set(self.starts):
                 rows = [i for i, s in enumerate(self.starts) if s == start]
                 logits |= zip(rows, self.model(self.ids[rows, start:])[0][:, -1])
-        return torch.stack([logits[i] for i in range(len(logits))])
+        together = torch.stack([logits[i] for i in range(len(logits))])
+        if is_sharded(self.model):  # all ranks must draw the same, though GPUs may round differently
+            dist.broadcast(together, src=0)
+        return together
 
     def repeat(self, n: int):
         "Each row n times, side by side."

@@ -295,7 +295,8 @@ def _profile(step: Callable[[], Any], file: str) -> str:
     profiler.export_chrome_trace(file)
     gpu = torch.cuda.is_available()
     times = {event.key: event.self_device_time_total if gpu else event.self_cpu_time_total
-             for event in profiler.key_averages()}  # fmt: skip
+             for event in profiler.key_averages()
+             if not gpu or event.device_type.name == "CUDA" and not event.is_user_annotation}  # fmt: skip
     slowest = sorted(times, key=lambda name: -times[name])[:10]
     return ", ".join(f"{name} {times[name] / 1000:.2f} ms" for name in slowest)
 

@@ -107,7 +107,7 @@ def evaluate_run(run: Run, on_eval: Callable[[Run], dict | None] | None = None) 
         "tokens_per_s": round(run.tokens / run.seconds) if run.seconds else None,
     }
     if (mfu := run.utilisation) is not None:
-        row["mfu"] = round(mfu, 4)
+        row["mfu"] = float(f"{mfu:.3g}")
     if getattr(run.val_data, "info", None):
         row["nats_per_character"] = val_loss * tokens_per_character(run.val_data)
         if run.val_data.meta["floor"] is not None:

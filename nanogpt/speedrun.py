@@ -81,13 +81,13 @@ def train_timed(config: TrainConfig, every: int) -> list[tuple[int, float, float
     Args:
         every: iterations from one evaluation to the next
     Returns:
-        iterations, seconds of training, loss over `eval_windows`, or all"""
+        iterations, seconds of training, loss over `eval_windows` or all"""
     curve = []
 
     def look(run: Run):
         if run.iter_num % every == 0 or run.iter_num == config.max_iters:
             batches = all_batches(run.val_data, config.batch_size, config.model.block_size, config.aligned)
-            batches = islice(batches, config.eval_windows // config.batch_size or None)
+            batches = islice(batches, -(-config.eval_windows // config.batch_size) or None)
             curve.append((run.iter_num, run.seconds, evaluate(run.eval_model, batches, run.autocast)))
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

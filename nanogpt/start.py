@@ -13,7 +13,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .budget import check_memory, fit_batch_size, free_memory, utilisation
+from .budget import (
+    check_memory,
+    fit_batch_size,
+    free_memory,
+    memory_options,
+    training_memory,
+    utilisation,
+)
 from .checkpoint import (
     CheckpointWriter,
     find_checkpoints,
@@ -93,6 +100,14 @@ class Run:
         return next(self.model.parameters()).device
 
     @property
+    def memory(self) -> int | None:
+        "Bytes that a step needs, by estimate; None for a model that is not ours."
+        if not isinstance(self.model, GPT):
+            return None
+        options = memory_options(self.config)
+        return sum(training_memory(self.model.config, self.config.batch_size, self.dtype, **options).values())
+
+    @property
     def utilisation(self) -> float | None:
         "The share of the GPUs' peak speed that was used so far; None where that is not known."
         if self.seconds and isinstance(self.model, GPT):
@@ -101,7 +116,7 @@ class Run:
 
     @property
     def eval_model(self) -> Any:
-        "The model to evaluate and to write with: the average of the weights where the run keeps one."
+        "The model to write with: the average of the weights where the run keeps one."
         return self.average.module if self.average else self.model
 
     def step(self, stop: bool = False) -> tuple[float, float, bool]:
@@ -151,8 +166,10 @@ def find_start(config: TrainConfig) -> tuple[Path | None, dict]:
             different = f"the ranks would go on from different checkpoints ({everywhere})"
             raise ValueError(f"{different}; out_dir={config.out_dir!r} must be a folder that all of them share")
 
-    check_equal(", ".join(path.name for path in there) or "none")
-    if config.init_from == "resume" or there and (config.resume == "auto" or restarted):
+    goes_on = config.init_from == "resume" or config.resume == "auto" or restarted
+    if goes_on:
+        check_equal(", ".join(path.name for path in there) or "none")
+    if config.init_from == "resume" or there and goes_on:
         path, checkpoint = latest_checkpoint(out_dir)
         check_equal(f"iteration {checkpoint['iter_num']}")
     elif not config.overwrite and (there or config.resume == "never" and is_checkpoint(checkpoint_path(out_dir))):
@@ -161,12 +178,15 @@ def find_start(config: TrainConfig) -> tuple[Path | None, dict]:
     return path, checkpoint
 
 # %% ../nbs/tools/start.ipynb #9119eda8
-def compiled(model: nn.Module, config: TrainConfig, autocast: torch.autocast) -> Any:
+def compiled(
+    model: nn.Module, config: TrainConfig, autocast: torch.autocast, eager: dict[nn.Module, Any]
+) -> Any:
     """The model compiled, after one step on trial; or, with one warning, as it is. Every rank calls it.
     Args:
-        model: as a step calls it"""
-    sharded, state, failed = is_sharded(model), get_rng_state(), None
-    step_model: Any = model if sharded else torch.compile(model)  # the blocks of FSDP are compiled already
+        model: as a step calls it
+        eager: block -> its forward before it was compiled, of a model that FSDP cuts up"""
+    state, failed = get_rng_state(), None
+    step_model: Any = model if eager else torch.compile(model)
     device = next(model.parameters()).device
     ids = torch.zeros(config.batch_size, config.model.block_size, dtype=torch.int64, device=device)
     try:
@@ -180,9 +200,9 @@ def compiled(model: nn.Module, config: TrainConfig, autocast: torch.autocast) ->
     set_rng_state(state)
     if failures := [failure for failure in gather(failed) if failure]:
         warnings.warn(f"torch.compile failed ({failures[0]}); training goes on without it, at a lower speed")
-        for block in blocks_of(model) if sharded else ():
-            vars(block).pop("forward")
-        if sharded and config.checkpoint_activations:
+        for block, forward in eager.items():
+            block.forward = forward
+        if eager and config.checkpoint_activations:
             checkpoint_blocks(model)
         return model
     return step_model
@@ -243,8 +263,9 @@ def start_run(
     model.train().to(torch.float64 if dtype == torch.float64 else torch.float32)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     compiles = device.type == "cuda" if config.compile is None else config.compile
-    for block in blocks_of(model) if compiles and sharded else ():
-        block.forward = torch.compile(block.forward)  # what FSDP does around a block is not compiled
+    eager = {block: block.forward for block in blocks_of(model)} if compiles and sharded else {}
+    for block, forward in eager.items():
+        block.forward = torch.compile(forward)  # what FSDP does around a block is not compiled
     if config.checkpoint_activations:
         checkpoint_blocks(model)
     if not sharded:  # FSDP takes a model block by block, for the whole may not fit
@@ -280,7 +301,7 @@ def start_run(
         group.setdefault("lr_scale", group["lr"] / config.learning_rate if config.learning_rate else 1.0)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     autocast = make_autocast(device, dtype)
-    step_model = compiled(parallel, config, autocast) if compiles else parallel
+    step_model = compiled(parallel, config, autocast, eager) if compiles else parallel
     run = Run(
         config, model, step_model, optimizer, scaler, dtype, autocast, train_data, val_data, tokenizer,
         Prefetcher(batches, device, config.gradient_accumulation_steps // ranks), average,
@@ -350,6 +371,12 @@ def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     return {str(i): tensor for i, tensor in enumerate(tensors)}
 
 
+@torch.no_grad()
+def _copy(weights: Iterable[Tensor], average: Sequence[Tensor]):
+    for mean, weight in zip(average, weights, strict=bool(average)):
+        mean.copy_(weight.view_as(mean))  # which refuses another shape
+
+
 def restore(run: Run, checkpoint: dict, path: Path | None = None):
     """Put a run where `checkpoint_of` found it. Raises ValueError for a checkpoint that cannot be resumed.
     Args:
@@ -365,10 +392,8 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
             check_moments(run.optimizer, checkpoint["optimizer"]["state"])
             groups = run.optimizer.state_dict()["param_groups"]
             run.optimizer.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": groups})
-        if average and not (parts and checkpoint["average"]):
-            with torch.no_grad():
-                for mean, weight in zip(average, checkpoint["average"] or run.model.parameters(), strict=True):
-                    mean.copy_(weight.view_as(mean))  # which refuses another shape
+        if average and not parts:
+            _copy(checkpoint["average"] or run.model.parameters(), average)
         for name in PROGRESS:
             setattr(run, name, checkpoint["progress"][name])
         if checkpoint["scaler"]:  # of a float16 run; others keep no scale
@@ -383,6 +408,8 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
         raise ValueError(f"the checkpoint cannot be resumed: {error}; {weights}") from None
     if parts:
         load_sharded(str(path), checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
+    if parts and not checkpoint["average"]:
+        _copy(run.model.parameters(), average)
     run.resumed, run.iter_num, run.best_val_loss = True, checkpoint["iter_num"], checkpoint["best_val_loss"]
 
 
@@ -398,10 +425,14 @@ def save_run(run: Run, writer: CheckpointWriter | None, better: bool):
     if not is_sharded(run.model):
         return writer.save(checkpoint, best) if writer else None
     if best:
-        save_sharded(out_dir / "best-new.dcp", run.eval_model, None, best)
+        new, old = out_dir / "best-new.dcp", out_dir / "best.dcp"
+        if writer and is_checkpoint(new) and not is_checkpoint(old):  # a save was cut short below
+            remove_checkpoint(old)
+            new.rename(old)
+        save_sharded(new, run.eval_model, None, best)
         if writer:
-            remove_checkpoint(out_dir / "best.dcp")
-            (out_dir / "best-new.dcp").rename(out_dir / "best.dcp")
+            remove_checkpoint(old)
+            new.rename(old)
     average = _named(checkpoint["average"])
     rest = {**checkpoint, "average": bool(average)}
     save_sharded(out_dir / "ckpt-new.dcp", run.model, run.optimizer, rest, average)

@@ -24,16 +24,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .budget import LESS_MEMORY, run_memory
+from .budget import LESS_MEMORY
 from .checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
 from .data import TokenDataset
-from .device import fast_float32, is_out_of_memory, pick_device, pick_dtype
+from .device import fast_float32, is_out_of_memory, pick_device
 from .files import SafeStream, own_folder, write_json
 from .monitor import TensorBoardLog, WandbLog
 from .ranks import gather, process_group, rank_and_size
 from .recipe import TrainConfig
 from .report import describe, evaluate_run, format_row, harmless, read_metrics, write_metrics
-from .sharded import BEST_CHECKPOINTS
+from .sharded import BEST_CHECKPOINTS, checkpoint_path
 from .start import Run, save_run, start_run
 from .tokenizer import Tokenizer
 
@@ -125,17 +125,13 @@ def begin(run: Run, writer: CheckpointWriter | None) -> list[dict]:
     return gather(rows)[0]  # rank 0's: all must agree on what is due
 
 # %% ../nbs/12_run.ipynb #ef3f930c
-def explain(
-    error: RuntimeError,
-    config: TrainConfig,
-) -> Exception:
-    "What to raise for torch's errors that a user can do something about; others as they are."
+def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Exception:
+    """What to raise for torch's errors that a user can do something about; others as they are.
+    Args:
+        run: None: it had not begun"""
     text = re.sub(r"^\[\S+\] ", "", (str(error).strip().splitlines() or [""])[0])
     if is_out_of_memory(error):
-        needs, shape = "", config.model
-        if shape.vocab_size:  # the run had begun
-            needed = run_memory(config, shape, pick_dtype(pick_device(config.device), config.dtype))
-            needs = f"the run needs about {needed / 1e9:,.1f} GB; "
+        needs = f"the run needs about {run.memory / 1e9:,.1f} GB; " if run and run.memory else ""
         return MemoryError(f"out of memory ({text}); {needs}{LESS_MEMORY}")
     lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that raised it
     if rank_and_size()[1] > 1 and lost:
@@ -222,7 +218,7 @@ def train(
                     if run.waited == 3 and first:
                         what = f"the validation loss has not fallen since iteration {best_at}"
                         fix = "use more text, a smaller model, dropout, or patience=3 to stop by itself"
-                        warnings.warn(f"{what}: best.pt has the weights of that iteration; {fix}")
+                        warnings.warn(f"{what}: {checkpoint_path(out_dir).name} has those weights; {fix}")
                 patient = not config.patience or run.waited < config.patience
                 ended = "max_iters" if run.iter_num >= config.max_iters else stop if patient else "patience"
                 if ended:
@@ -246,6 +242,6 @@ def train(
                 where = f"at iteration {run.iter_num}, all saved in {out_dir}"
                 print(f"stopped by {stop} {where}; go on with resume='auto' (--resume auto)")
         except RuntimeError as error:
-            raise explain(error, run.config if run else config) from error
+            raise explain(error, config, run) from error
     floor = run.val_data.meta.get("floor") if isinstance(run.val_data, TokenDataset) else None
     return TrainResult(run.model.eval(), run.tokenizer, rows, out_dir, run.best_val_loss, floor, ended)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Train on two "machines", two network namespaces of this one that a virtual cable joins, with two ranks each over gloo;
 # then in one process. All three last rows of metrics should show the same losses. Needs Linux and root:
-#   sudo bash scripts/two_machines.sh
+#   sudo env PATH="$PATH" bash scripts/two_machines.sh
 set -euo pipefail
 work=$(mktemp -d)
 cd "$work"
-trap 'ip netns del one; ip netns del two; rm -rf "$work"' EXIT
+trap 'ip netns del one || true; ip netns del two || true; rm -rf "$work"' EXIT
 ip netns add one
 ip netns add two
 ip link add cable1 netns one type veth peer name cable2 netns two
@@ -27,8 +27,9 @@ rank() { # NAMESPACE NUMBER CABLE STRATEGY
 nanogpt train "${flags[@]}" --out-dir alone > log 2>&1
 for strategy in ddp fsdp; do
     rank one 0 cable1 "$strategy" >> log 2>&1 &
+    first=$!
     rank two 1 cable2 "$strategy" >> log 2>&1 || { cat log; exit 1; }
-    wait
+    wait $first || { cat log; exit 1; }
 done
 for run in alone ddp fsdp; do
     echo "$run: $(tail -n 1 "$run/metrics.jsonl" | cut -d, -f 1-3)"
