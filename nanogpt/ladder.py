@@ -184,10 +184,11 @@ def plot_ladder(rungs: list[dict]) -> np.ndarray:
             text = form.format(statistics.fmean(rung[total]))
             ax.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center")
         ax.set(xlabel=label, ylim=(len(rungs) - 0.5, -0.5))
-    left.set(title="Time to the loss of the first rung", xscale="log")
+    left.set(title="Time to the loss of the first rung")
+    left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter("{x:g}")
-    left.xaxis.set_minor_formatter("{x:g}")
     left.set_yticks(rows, [rung["name"] for rung in rungs])
     right.set(title="Loss at the end")
+    right.locator_params(axis="x", nbins=5)
     right.set_yticks(rows, [])
     return axes
