@@ -11,7 +11,7 @@ __all__ = ['SLOW_MKL', 'slow_linears', 'by_onednn', 'context_size', 'check_promp
 import codecs
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -139,8 +139,8 @@ class Context:
 
     def _uncached(self) -> Tensor:
         "Reads each row's context anew, rows of one length together: all that any model can do."
-        logits = {}
-        with torch.compiler.set_stance("force_eager" if is_sharded(self.model) else "default"):
+        logits = {}  # each length would be compiled anew
+        with torch.compiler.set_stance("force_eager") if is_sharded(self.model) else nullcontext():
             for start in set(self.starts):
                 rows = [i for i, s in enumerate(self.starts) if s == start]
                 logits |= zip(rows, self.model(self.ids[rows, start:])[0][:, -1])

@@ -68,7 +68,7 @@ _PLAIN |= {(module, name) for module in ("pathlib", "pathlib._local") for name i
 
 
 class _PlanReader(pickle.Unpickler):
-    "Reads what torch writes to .metadata, and nothing else, which could be code."
+    "Reads what torch writes to .metadata, a pickle, and refuses all else, which could run code."
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch.distributed.checkpoint.metadata" and isinstance(getattr(metadata, name, None), type):
@@ -172,7 +172,7 @@ def latest_checkpoint(out_dir: str | Path) -> tuple[Path, dict]:
     raise FileNotFoundError(f"no checkpoint at {Path(out_dir) / 'ckpt.pt'}; start the run with init_from='scratch'")
 
 # %% ../nbs/tools/sharded.ipynb #5a000005
-BEST_CHECKPOINTS = ("best.pt", "best.dcp", "best-new.dcp")  # the last where a save was cut short
+BEST_CHECKPOINTS = ("best.pt", "best.dcp", "best-new.dcp")  # the last: of a save that was cut short
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -218,7 +218,7 @@ def train(
                     if run.waited == 3 and first:
                         what = f"the validation loss has not fallen since iteration {best_at}"
                         fix = "use more text, a smaller model, dropout, or patience=3 to stop by itself"
-                        warnings.warn(f"{what}: {checkpoint_path(out_dir).name} has those weights; {fix}")
+                        warnings.warn(f"{what}: {checkpoint_path(out_dir).name} has its weights; {fix}")
                 patient = not config.patience or run.waited < config.patience
                 ended = "max_iters" if run.iter_num >= config.max_iters else stop if patient else "patience"
                 if ended:

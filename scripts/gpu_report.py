@@ -1,10 +1,10 @@
-"""What only a GPU can show, in one command of about 20 minutes, from the repository's root:
+"""What only a GPU can show, in one command, from the repository's root:
 
     python scripts/gpu_report.py nanoGPT     # a clone of nanoGPT; writes benchmarks/results/gpu-CARD.json
-    python scripts/gpu_report.py --dry-run   # the same steps with tiny models, without a GPU too, to see that they work
+    python scripts/gpu_report.py --dry-run   # with tiny models, on a CPU too, to see that the steps work
 
-It runs tests/gpu, times a training step of GPT-2 beside nanoGPT's, and trains nanoGPT's recipe for Tiny Shakespeare
-with both to the end.
+It times a training step of GPT-2 beside nanoGPT's, runs tests/gpu, and trains both to the end on nanoGPT's recipe for
+Tiny Shakespeare (ours alone in a dry run).
 """
 
 import argparse

@@ -160,6 +160,6 @@ def test_a_loss_that_only_rises_is_said(own):
         TokenDataset(np.random.default_rng(1).integers(11, size=1000), vocab_size=11),
     )
     config = replace(own, max_iters=30, eval_interval=5, learning_rate=1e-2, min_lr=1e-3)
-    why = "has not fallen since iteration .*: best.pt has those weights"
+    why = "has not fallen since iteration .*: best.pt has its weights"
     with pytest.warns(UserWarning, match=why):
         train(config, data=data, progress=False)
