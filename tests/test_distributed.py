@@ -482,7 +482,7 @@ def test_a_model_that_no_rank_could_hold_is_trained(base, strategy):
     """Two ranks have room for their halves of weights, gradients and moments, twice the model's size together, and
     for less than one more copy of it. Whole on each rank it does not fit.
     """
-    shape = {"n_layer": 24, "n_head": 8, "n_embd": 512}
+    shape = {"n_layer": 24, "n_head": 8, "n_embd": 384}
     size = 4 * sum(count_params(dataclasses.replace(base.model, **shape, vocab_size=64)).values())
     changes = {"strategy": strategy, "dtype": "float32", "ema": 0.0, "max_iters": 1, "eval_windows": 2}
     small, large = (named(base, f"{name}-{strategy}", **changes) for name in ("small", "large"))
