@@ -73,6 +73,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'nanogpt.budget.params_per_token': ('tools/budget.html#params_per_token', 'nanogpt/budget.py'),
                                 'nanogpt.budget.peak_flops': ('tools/budget.html#peak_flops', 'nanogpt/budget.py'),
                                 'nanogpt.budget.plan': ('tools/budget.html#plan', 'nanogpt/budget.py'),
+                                'nanogpt.budget.run_memory': ('tools/budget.html#run_memory', 'nanogpt/budget.py'),
                                 'nanogpt.budget.training_memory': ('tools/budget.html#training_memory', 'nanogpt/budget.py'),
                                 'nanogpt.budget.utilisation': ('tools/budget.html#utilisation', 'nanogpt/budget.py')},
             'nanogpt.checkpoint': { 'nanogpt.checkpoint.Checkpoint': ('checkpoint.html#checkpoint', 'nanogpt/checkpoint.py'),

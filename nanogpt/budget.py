@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LESS_MEMORY', 'PEAKS', 'MACHINES', 'UTILISATION', 'count_params', 'params_per_token', 'flops_per_token',
            'kv_cache_bytes', 'training_memory', 'free_memory', 'largest_batch', 'memory_options',
-           'check_memory', 'fit_batch_size', 'peak_flops', 'utilisation', 'Machine', 'measure_speed', 'plan',
-           'human_time']
+           'run_memory', 'check_memory', 'fit_batch_size', 'peak_flops', 'utilisation', 'Machine',
+           'measure_speed', 'plan', 'human_time']
 
 # %% ../nbs/tools/budget.ipynb #f6fca61c
 import math
@@ -157,13 +157,21 @@ def memory_options(config: TrainConfig) -> dict:
     return {"loss_chunk": config.loss_chunk, "checkpoint_activations": recompute, "ema": ema, "shards": shards}
 
 
+def run_memory(config: TrainConfig, shape: GPTConfig, dtype: torch.dtype) -> int:
+    """What a rank of a run needs, by estimate.
+    Args:
+        shape: the run's model
+    Returns:
+        bytes"""
+    return sum(training_memory(shape, config.batch_size, dtype, **memory_options(config)).values())
+
+
 def check_memory(config: TrainConfig, shape: GPTConfig, dtype: torch.dtype, free: int | None):
     """Raise MemoryError for a run that does not fit, by estimate: before anything large is made.
     Args:
         shape: the run's model
         free: bytes; None where nobody can tell"""
-    batch_size = 1 if config.auto_batch else config.batch_size
-    needed = sum(training_memory(shape, batch_size, dtype, **memory_options(config)).values())
+    needed = run_memory(replace(config, batch_size=1) if config.auto_batch else config, shape, dtype)
     if free is not None and needed > 1.2 * free:
         sizes = f"this run needs about {needed / 1e9:,.1f} GB, and {free / 1e9:.1f} GB are free"
         raise MemoryError(f"{sizes}; {LESS_MEMORY}")

@@ -105,7 +105,8 @@ class Context:
         width = max(map(len, prompts))
         self.model, self.block_size, self.total = model, block_size, width + new_tokens
         config, free = getattr(model, "config", None), free_memory(next(model.parameters()).device)
-        if isinstance(config, GPTConfig) and free is not None and not is_sharded(model):
+        self.sharded = is_sharded(model)
+        if isinstance(config, GPTConfig) and free is not None and not self.sharded:
             each = kv_cache_bytes(config, 1, min(block_size, self.total)) + 16 * config.vocab_size
             if each * len(prompts) * repeats > free:
                 many = f"{len(prompts) * repeats:,} texts at a time need {each * len(prompts) * repeats / 1e9:,.1f} GB"
@@ -114,7 +115,7 @@ class Context:
         padded = [[prompt[0]] * start + list(prompt) for prompt, start in zip(prompts, self.starts)]
         self.ids = torch.tensor(padded, device=next(model.parameters()).device)
         # FSDP gathers weights for `forward` only, every one for every token: a cache would save little
-        self.has_cache, self.cache = hasattr(model, "hidden_states") and not is_sharded(model), None
+        self.has_cache, self.cache = hasattr(model, "hidden_states") and not self.sharded, None
         self.linears = slow_linears(model)
 
     def logits(self) -> Tensor:
@@ -140,12 +141,12 @@ class Context:
     def _uncached(self) -> Tensor:
         "Reads each row's context anew, rows of one length together: all that any model can do."
         logits = {}  # each length would be compiled anew
-        with torch.compiler.set_stance("force_eager") if is_sharded(self.model) else nullcontext():
+        with torch.compiler.set_stance("force_eager") if self.sharded else nullcontext():
             for start in set(self.starts):
                 rows = [i for i, s in enumerate(self.starts) if s == start]
                 logits |= zip(rows, self.model(self.ids[rows, start:])[0][:, -1])
         together = torch.stack([logits[i] for i in range(len(logits))])
-        if is_sharded(self.model):  # all ranks must draw the same, though GPUs may round differently
+        if self.sharded:  # all ranks must draw the same, though GPUs may round differently
             dist.broadcast(together, src=0)
         return together
 

@@ -184,8 +184,8 @@ def find_model(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix == ".safetensors" and path.exists():
         return path.parent
-    if is_checkpoint(checkpoint_path(path)):
-        return checkpoint_path(path)
+    if is_checkpoint(found := checkpoint_path(path)):
+        return found
     if path.is_dir():
         if any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin")):
             return path

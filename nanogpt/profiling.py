@@ -118,22 +118,22 @@ def our_step(config: TrainConfig, folder: str) -> tuple[Callable[[], Any], Calla
         a step, and the seconds of a step's parts"""
     data = TokenDataset(folder, "train", config.model.vocab_size)
     run = start_run(replace(config, out_dir=f"{folder}/out"), data=(data, data))
-    device = run.device
+    clock = partial(now, run.device)
 
     def parts() -> list[float]:
-        times = [now(device)]
+        times = [clock()]
         x, y = next(run.batches)
-        times.append(now(device))
+        times.append(clock())
         with run.autocast:
             loss = run.step_model(x, y)[1]
-        times.append(now(device))
+        times.append(clock())
         loss.backward()
-        times.append(now(device))
+        times.append(clock())
         clip_grad_norm_(run.model.parameters(), config.grad_clip)
-        times.append(now(device))
+        times.append(clock())
         run.optimizer.step()
         run.optimizer.zero_grad()
-        times.append(now(device))
+        times.append(clock())
         return np.diff(times).tolist()
 
     return run.step, parts

@@ -93,7 +93,6 @@ class TrainConfig:
             got = f"got {self.min_lr} and {self.learning_rate}; a tenth of it is usual"
             raise ValueError(f"min_lr must not exceed learning_rate, {got}")
 
-
     @property
     def tokens_per_iter(self) -> int:
         "Tokens that one optimizer step learns from, on all ranks together."

@@ -13,7 +13,6 @@ import shutil
 import sys
 import tempfile
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from .bench import Benchmark, to_rows
@@ -24,6 +23,7 @@ from .hub import load_model
 from .inputs import load_data
 from .profiling import nanogpt_file, output_of
 from .recipe import TrainConfig, get_preset
+from .report import validation_batches
 from .start import Run
 from .step import evaluate
 from .train import train
@@ -86,8 +86,7 @@ def train_timed(config: TrainConfig, every: int) -> list[tuple[int, float, float
 
     def look(run: Run):
         if run.iter_num % every == 0 or run.iter_num == config.max_iters:
-            batches = all_batches(run.val_data, config.batch_size, config.model.block_size, config.aligned)
-            batches = islice(batches, -(-config.eval_windows // config.batch_size) or None)
+            batches = validation_batches(replace(run, config=config))
             curve.append((run.iter_num, run.seconds, evaluate(run.eval_model, batches, run.autocast)))
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

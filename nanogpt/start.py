@@ -26,14 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .budget import (
-    check_memory,
-    fit_batch_size,
-    free_memory,
-    memory_options,
-    training_memory,
-    utilisation,
-)
+from .budget import check_memory, fit_batch_size, free_memory, run_memory, utilisation
 from .checkpoint import (
     CheckpointWriter,
     find_checkpoints,
@@ -102,10 +95,7 @@ class Run:
     @property
     def memory(self) -> int | None:
         "Bytes that a step needs, by estimate; None for a model that is not ours."
-        if not isinstance(self.model, GPT):
-            return None
-        options = memory_options(self.config)
-        return sum(training_memory(self.model.config, self.config.batch_size, self.dtype, **options).values())
+        return run_memory(self.config, self.model.config, self.dtype) if isinstance(self.model, GPT) else None
 
     @property
     def utilisation(self) -> float | None:
@@ -281,8 +271,9 @@ def start_run(
             warn_of_little_text(train_data, val_data, batches, tokenizer.vocab_size if tokenizer and scratch else 0)
     torch.manual_seed(config.seed + rank)
     half = dtype if dtype.itemsize == 2 else None
-    unborn, parallel = next(model.parameters()).is_meta, parallelize(model, config.strategy, half, device=device)
-    if unborn and not checkpoint:
+    without_weights = next(model.parameters()).is_meta and not checkpoint
+    parallel = parallelize(model, config.strategy, half, device=device)
+    if without_weights:
         initialise_parts(model, torch.Generator().manual_seed(config.seed))
     if average:
         average.n_averaged.fill_(1)  # it begins with the first weights

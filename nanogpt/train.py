@@ -233,8 +233,8 @@ def train(
                 bar.update()
                 if run.iter_num % 10 == 0:
                     shown = {"loss": f"{loss:.3f}", "tokens_per_s": f"{run.tokens / run.seconds:,.0f}"}
-                    if run.utilisation is not None:
-                        shown["mfu"] = f"{run.utilisation:.1%}"
+                    if (mfu := run.utilisation) is not None:
+                        shown["mfu"] = f"{mfu:.1%}"
                     bar.set_postfix(shown)
             if not rows or rows[-1]["iter"] < run.iter_num:
                 save_run(run, writer, False)

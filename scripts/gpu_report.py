@@ -43,8 +43,9 @@ def train_ours(folder: Path, dry_run: bool) -> dict:
     config = replace(get_preset("shakespeare-char"), data_dir=str(folder / "data"), out_dir=str(folder / "out"))
     if dry_run:
         tiny = replace(config.model, block_size=8, n_layer=1, n_head=2, n_embd=16)
-        config = replace(config, model=tiny, corpus="tales", batch_size=2, max_iters=20, eval_interval=10)
-        config = replace(config, eval_windows=4)
+        config = replace(
+            config, model=tiny, corpus="tales", batch_size=2, max_iters=20, eval_interval=10, eval_windows=4
+        )
     load_data(config)
     started = time.perf_counter()
     result = train(config)

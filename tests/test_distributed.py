@@ -3,7 +3,6 @@
 torchrun starts this file itself: see `work`, what each rank does."""
 
 import dataclasses
-import importlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from nanogpt.files import sha256_of
 from nanogpt.hub import load
 from nanogpt.ranks import full_tensor
 from nanogpt.recipe import TrainConfig
-from nanogpt.sharded import latest_checkpoint, read_checkpoint, read_plan
-from nanogpt.start import Run
+from nanogpt.sharded import check_sharded, latest_checkpoint, read_checkpoint, read_plan
+from nanogpt.start import Run, start_run
 from nanogpt.step import evaluate
 from nanogpt.train import train
 from nanogpt.watch import watch
@@ -209,9 +209,9 @@ def equal(base: TrainConfig, where: str, **changes) -> list[TrainConfig]:
     return [named(base, f"{where}-{name}", **different, **changes) for name, different in EQUAL.items()]
 
 
-def watched(base: TrainConfig, strategy: str) -> list[TrainConfig]:
+def watched(base: TrainConfig, strategy: str) -> TrainConfig:
     changes = {"strategy": strategy, "run_name": "watched", "max_iters": 2, "eval_interval": 2}
-    return [named(base, f"watched-{strategy}", **changes)]
+    return named(base, f"watched-{strategy}", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def two_ranks(base):
         named(base, "fsdp-dropout", dropout=0.1, strategy="fsdp"),
         named(base, "bfloat16", dtype="bfloat16", strategy="fsdp", checkpoint_activations=True, ema=0.0),
         named(base, "float16", dtype="float16", strategy="fsdp", ema=0.0),
-        *watched(base, "fsdp"),
+        watched(base, "fsdp"),
         *[named(base, "compiled", strategy="fsdp", compile=True)] * COMPILER,
     ]
     process = launch(2, *configs, on_eval="look")
@@ -292,19 +292,24 @@ def test_one_rank_is_one_process_and_takes_over_the_parts_of_two(base, alone, ha
     assert_goes_on(result_of(resumed), alone)
 
 
-def test_an_average_that_begins_later_begins_with_the_weights_of_the_parts(base, half):
-    "With a checkpoint of a sharded run that kept none."
-    module, config = importlib.import_module("nanogpt.start"), named(base, "averageless", ema=0.0, strategy="fsdp")
-    config = replace(config, max_iters=2, eval_interval=2)
+@contextmanager
+def group_of_one():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        train(config, progress=False)
-        resumed = module.start_run(replace(config, ema=0.9, resume="auto"))
-        for mean, weight in zip(resumed.average.module.parameters(), resumed.model.parameters(), strict=True):
-            assert torch.equal(full_tensor(mean), full_tensor(weight))
+        yield
     finally:
         time.sleep(0.1)
         dist.destroy_process_group()
+
+
+def test_an_average_that_begins_later_begins_with_the_weights_of_the_parts(base):
+    "With a checkpoint of a sharded run that kept none."
+    config = named(base, "averageless", ema=0.0, strategy="fsdp", max_iters=2, eval_interval=2)
+    with group_of_one():
+        train(config, progress=False)
+        resumed = start_run(replace(config, ema=0.9, resume="auto"))
+        for mean, weight in zip(resumed.average.module.parameters(), resumed.model.parameters(), strict=True):
+            assert torch.equal(full_tensor(mean), full_tensor(weight))
 
 
 @pytest.mark.parametrize("name", ["os.system", "metadata.os.system"])
@@ -383,7 +388,7 @@ def test_parts_without_run_pt_are_no_checkpoint(half):
     assert (path.name, checkpoint["iter_num"]) == ("ckpt-1.dcp", 20)
 
 
-def test_the_best_weights_of_a_model_that_was_cut_up_are_a_model(half, tmp_path):
+def test_the_best_weights_of_a_model_that_was_cut_up_are_a_model(half):
     checkpoint = read_checkpoint(Path(half.out_dir) / "best.dcp")
     batches = list(all_batches(TokenDataset(half.data_dir, "val"), half.batch_size, half.model.block_size))[
         : half.eval_windows // half.batch_size
@@ -426,7 +431,7 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(base, two_ranks):
 
 
 def test_a_model_that_is_cut_up_writes_what_it_would_write_whole(base, two_ranks):
-    [alone], [ranks] = watched(base, "ddp"), watched(base, "fsdp")
+    alone, ranks = watched(base, "ddp"), watched(base, "fsdp")
     run(alone, look)
     texts = [
         [path.read_text(encoding="utf-8") for path in sorted(Path(config.out_dir, "samples").iterdir())]
@@ -444,35 +449,30 @@ def test_the_blocks_of_a_model_that_is_cut_up_are_compiled(base, alone, two_rank
 
 
 def test_a_model_to_be_cut_up_is_built_without_memory_and_with_the_weights_of_one_process(base, monkeypatch):
-    module, places = importlib.import_module("nanogpt.start"), []
+    places = []
 
     def noting(model, *rest, **options):
         places.append(next(model.parameters()).device.type)
         return parallelize(model, *rest, **options)
 
-    monkeypatch.setattr(module, "parallelize", noting)
+    monkeypatch.setattr("nanogpt.start.parallelize", noting)
     config = named(base, "unborn", optimizer="muon")
-    whole = module.start_run(config)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        cut = module.start_run(replace(config, strategy="fsdp"))
+    whole = start_run(config)
+    with group_of_one():
+        cut = start_run(replace(config, strategy="fsdp"))
         assert places == ["cpu", "meta", "meta"], "the model, and its average"
         assert cut.model.lm_head.weight is cut.model.transformer.wte.weight
         for parts, theirs in ((cut.model, whole.model), (cut.average.module, whole.average.module)):
             for part, tensor in zip(parts.parameters(), theirs.parameters(), strict=True):
                 assert torch.equal(full_tensor(part), tensor)
-    finally:
-        time.sleep(0.1)
-        dist.destroy_process_group()
 
 
 def test_each_rank_checks_its_share_of_the_parts(half, monkeypatch):
-    module, checked = importlib.import_module("nanogpt.sharded"), []
-    monkeypatch.setattr(module, "sha256_of", lambda path: checked.append(path.name) or sha256_of(path))
-    folder = Path(half.out_dir, "ckpt.dcp")
+    folder, checked = Path(half.out_dir, "ckpt.dcp"), []
+    monkeypatch.setattr("nanogpt.sharded.sha256_of", lambda path: checked.append(path.name) or sha256_of(path))
     for rank in (0, 1):
-        monkeypatch.setattr(module, "rank_and_size", lambda rank=rank: (rank, 2))
-        module.check_sharded(folder)
+        monkeypatch.setattr("nanogpt.sharded.rank_and_size", lambda rank=rank: (rank, 2))
+        check_sharded(folder)
     assert sorted(checked) == sorted(path.name for path in folder.iterdir() if path.name != "run.pt")
 
 
