@@ -25,8 +25,8 @@ test: env
 	$(BIN)/ruff check nanogpt tests scripts speedrun
 	$(BIN)/pyright nanogpt
 	rm -rf build/alone  # each notebook runs in a folder of its own, so that it needs no file but itself
-	for path in nbs/*.ipynb nbs/tools/*.ipynb; do \
-	  folder=build/alone/$$(basename $$path .ipynb) && mkdir -p $$folder && cp $$path $$folder || exit 1; \
+	for path in nbs/*.ipynb nbs/tools/*.ipynb nbs/solutions/*.ipynb; do \
+	  folder=build/alone/$${path%.ipynb} && mkdir -p $$folder && cp $$path $$folder || exit 1; \
 	done
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test build/alone --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -23,23 +23,14 @@ def exported(cell):
     if cell.cell_type == "markdown" and cell.source.startswith("# "):
         cell.source = wrapped_promise(cell.source)
     elif cell.cell_type == "code" and "export" in cell.directives_:
-        cell.source = relative_imports(documented(cell.source))
-        vars(cell)["import2relative"] = lambda _: None  # nbdev's own way knows imports of one line only
+        cell.source = documented(cell.source)
+        vars(cell)["import2relative"] = lambda _: None  # imports stay as they are written
 
 
 def wrapped_promise(source: str) -> str:
     "The quotation under a notebook's title, which becomes the module's docstring, in lines that fit."
     wrap = lambda line: "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent="> "))
     return "\n".join(wrap(line) if line.startswith("> ") else line for line in source.split("\n"))
-
-
-def relative_imports(source: str) -> str:
-    "`from nanogpt.x import` becomes `from .x import`, on one line or more, inside functions too."
-    lines = source.split("\n")
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nanogpt":
-            lines[node.lineno - 1] = re.sub(r"\bfrom +nanogpt\b\.?", "from .", lines[node.lineno - 1])
-    return "\n".join(lines)
 
 
 def documented(source: str) -> str:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rotary import HeadNorm, rotate
+from nanogpt.rotary import HeadNorm, rotate
 
 # %% ../nbs/04_attention.ipynb #d65d3946
 def causal_mask(

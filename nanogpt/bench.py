@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import Sampler, TokenDataset
-from .files import write_json
-from .model import GPT
+from nanogpt.data import Sampler, TokenDataset
+from nanogpt.files import write_json
+from nanogpt.model import GPT
 
 # %% ../nbs/18_bench.ipynb #5b392c18
 def seconds_of(work: Callable[[], object]) -> float:

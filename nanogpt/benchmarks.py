@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from .bench import (
+from nanogpt.bench import (
     Benchmark,
     bench_batches,
     copy_speed,
@@ -32,23 +32,23 @@ from .bench import (
     side_by_side,
     to_rows,
 )
-from .bpe import train_bpe
-from .budget import params_per_token
-from .checkpoint import CheckpointWriter, save_checkpoint
-from .config import GPTConfig
-from .corpus import Corpus, python_stdlib, shakespeare
-from .decode import to_int8
-from .hub import save_pretrained
-from .ladder import bench_ladder
-from .model import GPT
-from .optim import adamw
-from .prepare import prepare
-from .profiling import bench_scaling, bench_step, in_a_process, peak_megabytes
-from .sample import generate
-from .speedrun import bench_time_to_loss
-from .step import train_step
-from .tokenizer import BPETokenizer, train_bpe_naively
-from .vocab import TiktokenTokenizer, get_tokenizer
+from nanogpt.bpe import train_bpe
+from nanogpt.budget import params_per_token
+from nanogpt.checkpoint import CheckpointWriter, save_checkpoint
+from nanogpt.config import GPTConfig
+from nanogpt.corpus import Corpus, python_stdlib, shakespeare
+from nanogpt.decode import to_int8
+from nanogpt.hub import save_pretrained
+from nanogpt.ladder import bench_ladder
+from nanogpt.model import GPT
+from nanogpt.optim import adamw
+from nanogpt.prepare import prepare
+from nanogpt.profiling import bench_scaling, bench_step, in_a_process, peak_megabytes
+from nanogpt.sample import generate
+from nanogpt.speedrun import bench_time_to_loss
+from nanogpt.step import train_step
+from nanogpt.tokenizer import BPETokenizer, train_bpe_naively
+from nanogpt.vocab import TiktokenTokenizer, get_tokenizer
 
 # %% ../nbs/tools/benchmarks.ipynb #5968055b
 def some_text() -> str:

@@ -20,8 +20,8 @@ from itertools import chain, islice, pairwise
 from multiprocessing import parent_process
 from pathlib import Path
 
-from .cuts import count_merges, decode_utf8, safe_chunks, special_pattern, utf8
-from .tokenizer import BPETokenizer, split_pieces
+from nanogpt.cuts import count_merges, decode_utf8, safe_chunks, special_pattern, utf8
+from nanogpt.tokenizer import BPETokenizer, split_pieces
 
 # %% ../nbs/tools/bpe.ipynb #6b568329
 def _reverse_key(token: bytes) -> str:

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .config import GPTConfig
-from .device import is_out_of_memory, make_autocast
-from .model import GPT
-from .ranks import gather, rank_and_size
-from .recipe import TrainConfig
+from nanogpt.config import GPTConfig
+from nanogpt.device import is_out_of_memory, make_autocast
+from nanogpt.model import GPT
+from nanogpt.ranks import gather, rank_and_size
+from nanogpt.recipe import TrainConfig
 
 # %% ../nbs/tools/budget.ipynb #c897e8c2
 def count_params(config: GPTConfig) -> dict[str, int]:

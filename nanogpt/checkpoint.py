@@ -25,12 +25,12 @@ from pydantic import InstanceOf
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .budget import count_params
-from .config import GPTConfig
-from .files import atomic_write, checked
-from .model import GPT
-from .tokenizer import Tokenizer
-from .vocab import tokenizer_from_dict
+from nanogpt.budget import count_params
+from nanogpt.config import GPTConfig
+from nanogpt.files import atomic_write, checked
+from nanogpt.model import GPT
+from nanogpt.tokenizer import Tokenizer
+from nanogpt.vocab import tokenizer_from_dict
 
 # %% ../nbs/10_checkpoint.ipynb #d65d3946
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk full, quota used up

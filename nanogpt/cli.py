@@ -26,18 +26,18 @@ import tyro
 from annotated_types import Ge, Gt, Le, Lt
 from tyro.conf import OmitArgPrefixes, Positional
 
-from .config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive, Share, ShareOrZero
-from .files import SafeStream, read_json, read_text
-from .flags import command, explain, in_flags, parse, parse_run, run_flags
-from .recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
+from nanogpt.config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive, Share, ShareOrZero
+from nanogpt.files import SafeStream, read_json, read_text
+from nanogpt.flags import command, explain, in_flags, parse, parse_run, run_flags
+from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 
 # %% ../nbs/tools/cli.ipynb #9d77b69a
 def train(args: list[str]) -> int:
     "Train a model on your text, or as a preset or a file says. Example: nanogpt train --corpus my_texts/"
     config = parse_run(args, "train", train.__doc__)
-    from .ranks import launched
-    from .train import train as run_training
-    from .watch import plot_run, watch
+    from nanogpt.ranks import launched
+    from nanogpt.train import train as run_training
+    from nanogpt.watch import plot_run, watch
 
     result = run_training(config, on_eval=watch)
     if launched()[0] == 0:
@@ -58,10 +58,10 @@ class Demo:
     def __call__(self):
         import torch
 
-        from .report import reference_of
-        from .sample import sample_text, score_samples
-        from .train import train
-        from .watch import TEMPERATURE, plot_run, score_tales_run
+        from nanogpt.report import reference_of
+        from nanogpt.sample import sample_text, score_samples
+        from nanogpt.train import train
+        from nanogpt.watch import TEMPERATURE, plot_run, score_tales_run
 
         config, there = get_preset("demo"), Path(self.out_dir) / "config.json"
         demo = there.exists() and reference_of(config_from_dict(read_json(there))) is not None
@@ -87,8 +87,8 @@ class Demo:
 def plan(args: list[str]) -> int:
     "Will a run fit, how long will it take? With train's flags. Example: nanogpt plan gpt2-124m --n-layer 24"
     config = parse_run(args, "plan", plan.__doc__)
-    from .budget import UTILISATION, count_params, human_time, memory_options, plan as plan_run
-    from .device import pick_device, pick_dtype
+    from nanogpt.budget import UTILISATION, count_params, human_time, memory_options, plan as plan_run
+    from nanogpt.device import pick_device, pick_dtype
 
     device, shape = pick_device(config.device), planned_shape(config)
     print(f"{sum(count_params(shape).values()):,} parameters, {config.tokens_per_iter:,} tokens an iteration, ", end="")
@@ -111,8 +111,8 @@ def plan(args: list[str]) -> int:
 # %% ../nbs/tools/cli.ipynb #b8d5751c
 def planned_shape(config: TrainConfig) -> GPTConfig:
     "The model that a run would have. Where there is no data yet, the size of the vocabulary is guessed."
-    from .hub import load_model
-    from .manifest import read_meta
+    from nanogpt.hub import load_model
+    from nanogpt.manifest import read_meta
 
     if config.init_from in GPT2_SIZES:
         return replace(GPTConfig.gpt2(config.init_from), block_size=config.model.block_size)
@@ -142,10 +142,10 @@ class Prepare:
     overwrite: bool = False  # replace other data in out_dir
 
     def __call__(self):
-        from .corpus import get_corpus
-        from .manifest import COUNTS
-        from .prepare import prepare
-        from .vocab import get_tokenizer
+        from nanogpt.corpus import get_corpus
+        from nanogpt.manifest import COUNTS
+        from nanogpt.prepare import prepare
+        from nanogpt.vocab import get_tokenizer
 
         source = get_corpus(self.corpus, self.column, self.split, self.subset, self.errors)
         path = data_path(TrainConfig(corpus=self.corpus, tokenizer=self.tokenizer, data_dir=self.out_dir))
@@ -167,7 +167,7 @@ class Data:
     folder: Positional[str]  # of prepared data
 
     def __call__(self):
-        from .prepare import verify
+        from nanogpt.prepare import verify
 
         if problems := verify(self.folder):
             print(*problems, sep="\n", file=sys.stderr)
@@ -185,9 +185,9 @@ def load_all(
         dtype: of the weights; "auto": what the device computes fast in
     Returns:
         a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing"""
-    from .device import pick_device, pick_dtype
-    from .hub import load_model, tokenizer_of
-    from .vocab import get_tokenizer
+    from nanogpt.device import pick_device, pick_dtype
+    from nanogpt.hub import load_model, tokenizer_of
+    from nanogpt.vocab import get_tokenizer
 
     there = pick_device(device)
     wanted = pick_dtype(there, dtype)
@@ -225,8 +225,8 @@ class Sample:
     def __call__(self):
         import torch
 
-        from .decode import first_prompt, to_int8
-        from .sample import Sampling, stream_rows
+        from nanogpt.decode import first_prompt, to_int8
+        from nanogpt.sample import Sampling, stream_rows
 
         if bool(self.prompt) + bool(self.prompt_file) + self.chat > 1:
             raise ValueError("give one of --prompt, --prompt-file and --chat")
@@ -236,7 +236,7 @@ class Sample:
             model = to_int8(model)
         rest = (self.max_new_tokens, torch.Generator().manual_seed(self.seed), self.stop)
         if self.chat:
-            from .watch import take_turns
+            from nanogpt.watch import take_turns
 
             return take_turns(model, tokenizer, *rest, **options)
         prompt = read_text(self.prompt_file) if self.prompt_file else self.prompt
@@ -260,7 +260,7 @@ class Export:
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
-        from .hub import save_pretrained
+        from nanogpt.hub import save_pretrained
 
         model, tokenizer, _ = load_all(self.run, "cpu", self.tokenizer)
         save_pretrained(model, self.folder, tokenizer, self.shard_megabytes and self.shard_megabytes * 1_000_000)
@@ -280,10 +280,10 @@ class Eval:
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
-        from .data import TokenDataset, all_batches
-        from .device import make_autocast, pick_dtype
-        from .report import tokens_per_character
-        from .step import evaluate
+        from nanogpt.data import TokenDataset, all_batches
+        from nanogpt.device import make_autocast, pick_dtype
+        from nanogpt.report import tokens_per_character
+        from nanogpt.step import evaluate
 
         model, tokenizer, checkpoint = load_all(self.run, self.device, self.tokenizer)
         if "tokenizer" in checkpoint and "config" in checkpoint:
@@ -319,10 +319,10 @@ class Info:
     def __call__(self):
         import torch
 
-        from .data import TokenDataset
-        from .device import pick_device
-        from .hub import load_model
-        from .manifest import SPLITS
+        from nanogpt.data import TokenDataset
+        from nanogpt.device import pick_device
+        from nanogpt.hub import load_model
+        from nanogpt.manifest import SPLITS
 
         path = Path(self.path)
         if not self.path:
@@ -360,8 +360,8 @@ class Bench:
     json: str = ""  # a file to keep the figures in
 
     def __call__(self):
-        from .bench import report, save_benchmarks
-        from .benchmarks import BENCHMARKS
+        from nanogpt.bench import report, save_benchmarks
+        from nanogpt.benchmarks import BENCHMARKS
 
         given = dict(sorted(vars(self).items() - vars(Bench(self.name, json=self.json)).items()))
         if foreign := given.keys() - signature(BENCHMARKS[self.name]).parameters.keys():

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from .files import read_text
+from nanogpt.files import read_text
 
 # %% ../nbs/tools/config.ipynb #b7fe5fd6
 Count = Annotated[int, Ge(1), Lt(2**31)]

@@ -29,9 +29,9 @@ from fnmatch import translate
 from itertools import chain
 from pathlib import Path
 
-from .cuts import decode_utf8
-from .files import atomic_write, cache_dir, sha256_of
-from .tales import TALES, generate_text, measure
+from nanogpt.cuts import decode_utf8
+from nanogpt.files import atomic_write, cache_dir, sha256_of
+from nanogpt.tales import TALES, generate_text, measure
 
 # %% ../nbs/tools/corpus.ipynb #09398c2d
 @dataclass(frozen=True)

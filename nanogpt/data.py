@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .manifest import open_shard, read_meta
+from nanogpt.manifest import open_shard, read_meta
 
 # %% ../nbs/03_data.ipynb #d65d3946
 def dtype_for(vocab_size: int) -> np.dtype:

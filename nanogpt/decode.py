@@ -20,12 +20,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .budget import free_memory, kv_cache_bytes
-from .config import GPTConfig
-from .distributed import is_sharded
-from .model import Cache, GPT
-from .step import evaluating
-from .tokenizer import Tokenizer
+from nanogpt.budget import free_memory, kv_cache_bytes
+from nanogpt.config import GPTConfig
+from nanogpt.distributed import is_sharded
+from nanogpt.model import Cache, GPT
+from nanogpt.step import evaluating
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/tools/decode.ipynb #01ae9962
 # MKL multiplies matrices in every PyTorch for x86; for other processors than Intel's it takes slower paths

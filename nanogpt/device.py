@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .ranks import launched
+from nanogpt.ranks import launched
 
 # %% ../nbs/tools/device.ipynb #2b366d05
 def pick_device(device: str = "auto") -> torch.device:

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from .plot import COLOURS, new_axes
+from nanogpt.plot import COLOURS, new_axes
 
 # %% ../nbs/tools/diagram.ipynb #58f2b985
 KINDS = {  # fill, edge, and the legend's words

@@ -20,8 +20,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
-from .model import initialise
-from .ranks import shard_like
+from nanogpt.model import initialise
+from nanogpt.ranks import shard_like
 
 # %% ../nbs/11_distributed.ipynb #05034e4a
 def blocks_of(model: nn.Module) -> list[nn.Module]:

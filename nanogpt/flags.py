@@ -24,9 +24,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from .config import GPTConfig, LIMITS, check_fields
-from .corpus import get_corpus
-from .recipe import PRESETS, TrainConfig, config_from_dict, get_preset, own_recipe, read_run
+from nanogpt.config import GPTConfig, LIMITS, check_fields
+from nanogpt.corpus import get_corpus
+from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, get_preset, own_recipe, read_run
 
 # %% ../nbs/tools/flags.ipynb #60040b4d
 def metavar(name: str, hint: Any) -> str | None:

@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from .checkpoint import check_size, model_from_checkpoint, tokenizer_from_checkpoint
-from .config import GPT2_SIZES, GPTConfig
-from .device import pick_device, pick_dtype
-from .files import atomic_write, read_json, write_json
-from .layouts import (
+from nanogpt.checkpoint import check_size, model_from_checkpoint, tokenizer_from_checkpoint
+from nanogpt.config import GPT2_SIZES, GPTConfig
+from nanogpt.device import pick_device, pick_dtype
+from nanogpt.files import atomic_write, read_json, write_json
+from nanogpt.layouts import (
     Piece,
     check_fit,
     config_from_huggingface,
@@ -33,9 +33,9 @@ from .layouts import (
     tokenizer_from_huggingface,
     tokenizer_to_huggingface,
 )
-from .model import GPT
-from .sharded import checkpoint_path, is_checkpoint, read_checkpoint
-from .tokenizer import Tokenizer
+from nanogpt.model import GPT
+from nanogpt.sharded import checkpoint_path, is_checkpoint, read_checkpoint
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/13_hub.ipynb #467c212b
 class Index(TypedDict):

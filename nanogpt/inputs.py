@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoint import check_tokenizer, model_from_checkpoint
-from .config import GPTConfig
-from .corpus import get_corpus
-from .data import Sampler, TokenDataset
-from .hub import load_model, tokenizer_of
-from .manifest import SPLITS, is_prepared
-from .model import GPT
-from .prepare import prepare
-from .recipe import TrainConfig, data_path
-from .tokenizer import Tokenizer
-from .vocab import get_tokenizer, load_tokenizer
+from nanogpt.checkpoint import check_tokenizer, model_from_checkpoint
+from nanogpt.config import GPTConfig
+from nanogpt.corpus import get_corpus
+from nanogpt.data import Sampler, TokenDataset
+from nanogpt.hub import load_model, tokenizer_of
+from nanogpt.manifest import SPLITS, is_prepared
+from nanogpt.model import GPT
+from nanogpt.prepare import prepare
+from nanogpt.recipe import TrainConfig, data_path
+from nanogpt.tokenizer import Tokenizer
+from nanogpt.vocab import get_tokenizer, load_tokenizer
 
 # %% ../nbs/tools/inputs.ipynb #6e8e2f1f
 def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenizer]:

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .bench import Benchmark, to_rows
-from .bpe import in_processes
-from .config import GPTConfig
-from .inputs import load_data
-from .plot import COLOURS, new_axes
-from .recipe import TrainConfig, config_from_dict
-from .speedrun import train_timed
+from nanogpt.bench import Benchmark, to_rows
+from nanogpt.bpe import in_processes
+from nanogpt.config import GPTConfig
+from nanogpt.inputs import load_data
+from nanogpt.plot import COLOURS, new_axes
+from nanogpt.recipe import TrainConfig, config_from_dict
+from nanogpt.speedrun import train_timed
 
 # %% ../nbs/tools/ladder.ipynb #5bd20006
 BASE = TrainConfig(

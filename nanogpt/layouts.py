@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .config import GPTConfig
-from .files import checked, read_json, read_text, write_json
-from .model import GPT
-from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
-from .vocab import TiktokenTokenizer, bpe_from_gpt2, to_huggingface
+from nanogpt.config import GPTConfig
+from nanogpt.files import checked, read_json, read_text, write_json
+from nanogpt.model import GPT
+from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
+from nanogpt.vocab import TiktokenTokenizer, bpe_from_gpt2, to_huggingface
 
 # %% ../nbs/tools/layouts.ipynb #cf020b84
 FIELDS = {  # our field -> theirs; Qwen3's are Llama's

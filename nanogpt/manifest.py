@@ -14,8 +14,8 @@ from annotated_types import Ge
 from pydantic import StringConstraints
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .config import Count, CountOrZero, Fraction
-from .files import read_json
+from nanogpt.config import Count, CountOrZero, Fraction
+from nanogpt.files import read_json
 
 # %% ../nbs/tools/manifest.ipynb #a2b5d0de
 SPLITS = ("train", "val")

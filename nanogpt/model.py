@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import CausalSelfAttention, KVCache, causal_mask
-from .config import GPTConfig
-from .data import document_ids
-from .loss import chunked_cross_entropy, cross_entropy
-from .ngrams import hash_ngrams
-from .rotary import rotary_angles
+from nanogpt.attention import CausalSelfAttention, KVCache, causal_mask
+from nanogpt.config import GPTConfig
+from nanogpt.data import document_ids
+from nanogpt.loss import chunked_cross_entropy, cross_entropy
+from nanogpt.ngrams import hash_ngrams
+from nanogpt.rotary import rotary_angles
 
 # %% ../nbs/05_model.ipynb #9d77b69a
 def activation(x: Tensor, kind: str) -> Tensor:

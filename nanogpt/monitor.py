@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from .plot import COLOURS, plot_losses, set_style
+from nanogpt.plot import COLOURS, plot_losses, set_style
 
 # %% ../nbs/tools/monitor.ipynb #d65d3946
 def _numbers(row: dict, *without: str) -> dict[str, float]:

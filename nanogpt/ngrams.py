@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import GPTConfig
-from .data import document_ids
+from nanogpt.config import GPTConfig
+from nanogpt.data import document_ids
 
 # %% ../nbs/tools/ngrams.ipynb #6e67a005
 MIXER = 6364136223846793005  # odd, with irregular bits: Knuth's multiplier for random numbers of 64 bits

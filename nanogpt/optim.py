@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_step
 
-from .device import pick_dtype
-from .ranks import full_tensor, shard_like
+from nanogpt.device import pick_dtype
+from nanogpt.ranks import full_tensor, shard_like
 
 # %% ../nbs/07_optim.ipynb #d65d3946
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:

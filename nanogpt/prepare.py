@@ -20,14 +20,14 @@ import numpy as np
 import regex
 from tqdm import tqdm
 
-from .bpe import in_batches, in_processes
-from .corpus import Corpus
-from .cuts import safe_chunks, utf8
-from .data import dtype_for
-from .files import atomic_write, own_folder, read_json, sha256_of, write_json
-from .manifest import COUNTS, Meta, SPLITS, read_meta
-from .tokenizer import Tokenizer
-from .vocab import load_tokenizer
+from nanogpt.bpe import in_batches, in_processes
+from nanogpt.corpus import Corpus
+from nanogpt.cuts import safe_chunks, utf8
+from nanogpt.data import dtype_for
+from nanogpt.files import atomic_write, own_folder, read_json, sha256_of, write_json
+from nanogpt.manifest import COUNTS, Meta, SPLITS, read_meta
+from nanogpt.tokenizer import Tokenizer
+from nanogpt.vocab import load_tokenizer
 
 # %% ../nbs/tools/prepare.ipynb #b2f4852a
 def split_of(text: str, val_fraction: float) -> str:

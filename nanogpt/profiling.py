@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from .bench import Benchmark, in_turns, reopening_batch, side_by_side, to_rows
-from .budget import count_params, flops_per_token, largest_batch, peak_flops
-from .config import GPTConfig
-from .data import TokenDataset
-from .device import make_autocast, pick_device, pick_dtype
-from .recipe import TrainConfig
-from .start import start_run
-from .train import train
+from nanogpt.bench import Benchmark, in_turns, reopening_batch, side_by_side, to_rows
+from nanogpt.budget import count_params, flops_per_token, largest_batch, peak_flops
+from nanogpt.config import GPTConfig
+from nanogpt.data import TokenDataset
+from nanogpt.device import make_autocast, pick_device, pick_dtype
+from nanogpt.recipe import TrainConfig
+from nanogpt.start import start_run
+from nanogpt.train import train
 
 # %% ../nbs/tools/profiling.ipynb #5bd30008
 def peak_megabytes() -> tuple[float, float]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from .config import Count, CountOrZero, Fraction, GPTConfig, NonNegative, Share, check_fields, read_config
+from nanogpt.config import Count, CountOrZero, Fraction, GPTConfig, NonNegative, Share, check_fields, read_config
 
 # %% ../nbs/tools/recipe.ipynb #ac072454
 def _small_model() -> GPTConfig:

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .config import CountOrZero
-from .data import TokenDataset, all_batches
-from .files import atomic_write, checked
-from .ranks import rank_and_size
-from .recipe import PRESETS, TrainConfig
-from .start import Run
-from .step import evaluate
+from nanogpt.config import CountOrZero
+from nanogpt.data import TokenDataset, all_batches
+from nanogpt.files import atomic_write, checked
+from nanogpt.ranks import rank_and_size
+from nanogpt.recipe import PRESETS, TrainConfig
+from nanogpt.start import Run
+from nanogpt.step import evaluate
 
 # %% ../nbs/tools/report.ipynb #b3e3fe0b
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Count, NonNegative, Positive, Share, ShareOrZero, check_fields
-from .decode import Context, Detokenizer, context_size, encode_prompt
-from .step import evaluating
-from .tales import score_tales
-from .tokenizer import Tokenizer
+from nanogpt.config import Count, NonNegative, Positive, Share, ShareOrZero, check_fields
+from nanogpt.decode import Context, Detokenizer, context_size, encode_prompt
+from nanogpt.step import evaluating
+from nanogpt.tales import score_tales
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/09_sample.ipynb #d65d3946
 def filter_logits(

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from .diagram import Box, INK, arrow, box, canvas, cells, chain, group, note, whole_gpt
-from .plot import COLOURS
+from nanogpt.diagram import Box, INK, arrow, box, canvas, cells, chain, group, note, whole_gpt
+from nanogpt.plot import COLOURS
 
 _all_ = ["whole_gpt"]  # the map of the course is a schematic too
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, metadata
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from .checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
-from .files import sha256_of
-from .optim import make_moments
-from .ranks import gather, rank_and_size, rank_zero_first
+from nanogpt.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from nanogpt.files import sha256_of
+from nanogpt.optim import make_moments
+from nanogpt.ranks import gather, rank_and_size, rank_zero_first
 
 # %% ../nbs/tools/sharded.ipynb #f3797f55
 def save_sharded(

@@ -15,18 +15,18 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from .bench import Benchmark, to_rows
-from .corpus import shakespeare
-from .data import TokenDataset, all_batches
-from .files import sha256_of
-from .hub import load_model
-from .inputs import load_data
-from .profiling import nanogpt_file, output_of
-from .recipe import TrainConfig, get_preset
-from .report import validation_batches
-from .start import Run
-from .step import evaluate
-from .train import train
+from nanogpt.bench import Benchmark, to_rows
+from nanogpt.corpus import shakespeare
+from nanogpt.data import TokenDataset, all_batches
+from nanogpt.files import sha256_of
+from nanogpt.hub import load_model
+from nanogpt.inputs import load_data
+from nanogpt.profiling import nanogpt_file, output_of
+from nanogpt.recipe import TrainConfig, get_preset
+from nanogpt.report import validation_batches
+from nanogpt.start import Run
+from nanogpt.step import evaluate
+from nanogpt.train import train
 
 # %% ../nbs/tools/speedrun.ipynb #5bd10006
 LINE = 1.8857  # nats per character: the validation loss that nanoGPT's documented run reports at its end

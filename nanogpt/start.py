@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .budget import check_memory, fit_batch_size, free_memory, run_memory, utilisation
-from .checkpoint import (
+from nanogpt.budget import check_memory, fit_batch_size, free_memory, run_memory, utilisation
+from nanogpt.checkpoint import (
     CheckpointWriter,
     find_checkpoints,
     get_rng_state,
@@ -35,19 +35,19 @@ from .checkpoint import (
     rotate_checkpoints,
     set_rng_state,
 )
-from .config import GPTConfig, NonNegative
-from .data import Prefetcher, Sampler, TokenDataset
-from .device import make_autocast, pick_device, pick_dtype
-from .distributed import blocks_of, checkpoint_blocks, initialise_parts, is_sharded, parallelize
-from .files import checked
-from .inputs import build_model, check_ranks, load_data, wanted_shape, warn_of_little_text
-from .model import GPT
-from .optim import adamw, constant_lr, cosine_lr, make_moments, muon, wsd_lr
-from .ranks import gather, rank_and_size, rank_zero_first
-from .recipe import TrainConfig
-from .sharded import checkpoint_path, is_checkpoint, latest_checkpoint, load_sharded, save_sharded
-from .step import sync_gradients, train_step
-from .tokenizer import Tokenizer
+from nanogpt.config import GPTConfig, NonNegative
+from nanogpt.data import Prefetcher, Sampler, TokenDataset
+from nanogpt.device import make_autocast, pick_device, pick_dtype
+from nanogpt.distributed import blocks_of, checkpoint_blocks, initialise_parts, is_sharded, parallelize
+from nanogpt.files import checked
+from nanogpt.inputs import build_model, check_ranks, load_data, wanted_shape, warn_of_little_text
+from nanogpt.model import GPT
+from nanogpt.optim import adamw, constant_lr, cosine_lr, make_moments, muon, wsd_lr
+from nanogpt.ranks import gather, rank_and_size, rank_zero_first
+from nanogpt.recipe import TrainConfig
+from nanogpt.sharded import checkpoint_path, is_checkpoint, latest_checkpoint, load_sharded, save_sharded
+from nanogpt.step import sync_gradients, train_step
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/tools/start.ipynb #27adbe7a
 @dataclass

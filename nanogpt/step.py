@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ranks import full_tensor, gather, rank_and_size, sum_over_ranks
+from nanogpt.ranks import full_tensor, gather, rank_and_size, sum_over_ranks
 
 # %% ../nbs/08_train.ipynb #e97a5854
 @contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .ambiguity import find_clash
+from nanogpt.ambiguity import find_clash
 
 # %% ../nbs/02_corpus.ipynb #d65d3946
 Entry = dict[str, str]  # form -> text; the form "" is the plain one

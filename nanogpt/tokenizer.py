@@ -19,7 +19,7 @@ from typing import AnyStr, Protocol
 import regex
 import tiktoken
 
-from .cuts import (
+from nanogpt.cuts import (
     ANYWHERE,
     AllowedSpecial,
     GPT2_BOUNDARY,
@@ -33,7 +33,7 @@ from .cuts import (
     special_pattern,
     utf8,
 )
-from .files import atomic_write
+from nanogpt.files import atomic_write
 
 # %% ../nbs/01_tokenizer.ipynb #bdd54edd
 def merge_pair(tokens: list[AnyStr], pair: tuple[AnyStr, AnyStr]) -> list[AnyStr]:

@@ -24,18 +24,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .budget import LESS_MEMORY
-from .checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
-from .data import TokenDataset
-from .device import fast_float32, is_out_of_memory, pick_device
-from .files import SafeStream, own_folder, write_json
-from .monitor import TensorBoardLog, WandbLog
-from .ranks import gather, process_group, rank_and_size
-from .recipe import TrainConfig
-from .report import describe, evaluate_run, format_row, harmless, read_metrics, write_metrics
-from .sharded import BEST_CHECKPOINTS, checkpoint_path
-from .start import Run, save_run, start_run
-from .tokenizer import Tokenizer
+from nanogpt.budget import LESS_MEMORY
+from nanogpt.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoint
+from nanogpt.data import TokenDataset
+from nanogpt.device import fast_float32, is_out_of_memory, pick_device
+from nanogpt.files import SafeStream, own_folder, write_json
+from nanogpt.monitor import TensorBoardLog, WandbLog
+from nanogpt.ranks import gather, process_group, rank_and_size
+from nanogpt.recipe import TrainConfig
+from nanogpt.report import describe, evaluate_run, format_row, harmless, read_metrics, write_metrics
+from nanogpt.sharded import BEST_CHECKPOINTS, checkpoint_path
+from nanogpt.start import Run, save_run, start_run
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/12_run.ipynb #ba2bdd20
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 plus its number, as in a shell

@@ -20,10 +20,10 @@ from annotated_types import Len
 from pydantic import Discriminator
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from .bpe import train_bpe
-from .cuts import CL100K_BOUNDARY, GPT2_BOUNDARY, check_ids, encode_with_tiktoken, utf8
-from .files import checked, read_json
-from .tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
+from nanogpt.bpe import train_bpe
+from nanogpt.cuts import CL100K_BOUNDARY, GPT2_BOUNDARY, check_ids, encode_with_tiktoken, utf8
+from nanogpt.files import checked, read_json
+from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
 
 # %% ../nbs/tools/vocab.ipynb #4497379b
 _LIKE_GPT2 = ("gpt2", "r50k_base", "p50k_base", "p50k_edit")  # they cut texts with GPT-2's pattern

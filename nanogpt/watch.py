@@ -11,14 +11,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from .decode import first_prompt
-from .files import atomic_write
-from .model import GPT
-from .plot import new_axes, plot_emergence, plot_losses
-from .ranks import rank_and_size
-from .sample import sample_text, score_samples, stream
-from .start import Run
-from .tokenizer import Tokenizer
+from nanogpt.decode import first_prompt
+from nanogpt.files import atomic_write
+from nanogpt.model import GPT
+from nanogpt.plot import new_axes, plot_emergence, plot_losses
+from nanogpt.ranks import rank_and_size
+from nanogpt.sample import sample_text, score_samples, stream
+from nanogpt.start import Run
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/tools/watch.ipynb #2aeb225b
 TEMPERATURE = 0.8  # of the samples

@@ -15,9 +15,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .plot import COLOURS, new_axes, picture
-from .sample import Sampling, filter_logits
-from .tokenizer import Tokenizer
+from nanogpt.plot import COLOURS, new_axes, picture
+from nanogpt.sample import Sampling, filter_logits
+from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/tools/widgets.ipynb #d65d3946
 def token_label(tokenizer: Tokenizer, token: int) -> str:

@@ -39,7 +39,7 @@ def stale_files() -> list[str]:
             shutil.copytree(root / name, copy / name, ignore=junk)
         for name in ("pyproject.toml", "settings.ini", "README.md"):
             shutil.copy(root / name, copy / name)
-        for path in (copy / "nanogpt").glob("*.py"):
+        for path in (copy / "nanogpt").rglob("*.py"):
             if path.name not in BY_HAND:
                 path.unlink()
         for command in ("nbdev-export", "nbdev-clean"):
@@ -87,7 +87,7 @@ def large_module(path: Path) -> list[str]:
 problems = stale_files()
 for path in files_in(root / "nbs", ".ipynb").values():
     problems += large_notebook(path)
-for path in sorted((root / "nanogpt").glob("*.py")):
+for path in sorted((root / "nanogpt").rglob("*.py")):
     if path.name != "_modidx.py":
         problems += large_module(path)
 others = [subprocess.run([sys.executable, root / "scripts" / name, "--check"]) for name in ("badges.py", "index.py")]

@@ -20,6 +20,7 @@ EXPORTS = {
 def test_chapter_has_its_parts(path):
     cells = nbformat.read(path, 4).cells
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    lesson, _, exercises = prose.partition("\n## Exercises\n")
     code = [cell for cell in cells if cell.cell_type == "code"]
     outputs = [output for cell in code for output in cell.outputs]
     first = cells[0].source
@@ -30,7 +31,7 @@ def test_chapter_has_its_parts(path):
     assert code[0].source == f"#| default_exp {EXPORTS.get(path.stem, path.stem[3:])}"
     assert code[1].source.startswith("#| hide") and "pip" in code[1].source
     assert "## What we built" in prose
-    assert 1_500 <= len(prose.split()) <= 4_000
+    assert 1_500 <= len(lesson.split()) <= 4_000 and len(exercises.split()) <= 1_000
     assert any("whole_gpt(" in cell.source for cell in code), "you are here"
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert path.stat().st_size < 1_000_000

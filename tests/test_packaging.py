@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import nanogpt
-from nanogpt._docstrings import PRAGMA, documented, public_functions, relative_imports, without_docstrings
+from nanogpt._docstrings import PRAGMA, documented, public_functions, without_docstrings
 
 root = Path(__file__).parent.parent
 config = ConfigParser(delimiters=["="])
@@ -55,9 +55,8 @@ def in_a_process(code: str) -> str:
 
 
 def test_runtime_imports_no_tools():
-    modules = [path.stem for path in (root / "nanogpt").glob("*.py") if not path.stem.startswith("_")]
     code = (
-        f"import sys, importlib; [importlib.import_module('nanogpt.' + m) for m in {modules}]; "
+        f"import sys, importlib; [importlib.import_module('nanogpt.' + m) for m in {ORDER}]; "
         "tools = {'nbdev', 'fastcore', 'transformers', 'datasets', 'IPython'}; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & tools))"
     )
@@ -68,6 +67,7 @@ ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare rotary
     ngrams attention loss model ranks device recipe budget optim step distributed decode sample checkpoint sharded
     layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags cli
+    tutor exercises.attention check
 """.split()
 
 
@@ -85,10 +85,11 @@ def imports_of(source: str) -> set[str]:
 
 
 def test_modules_import_only_modules_above_them():
-    modules = {path.stem for path in (root / "nanogpt").glob("*.py") if not path.stem.startswith("_")}
-    assert modules == set(ORDER)
+    paths = (path.relative_to(root / "nanogpt") for path in (root / "nanogpt").rglob("[a-z]*.py"))
+    assert {".".join(path.with_suffix("").parts) for path in paths} == set(ORDER)
     for i, module in enumerate(ORDER):
-        imported = imports_of((root / "nanogpt" / f"{module}.py").read_text(encoding="utf-8"))
+        path = root / "nanogpt" / f"{module.replace('.', '/')}.py"
+        imported = imports_of(path.read_text(encoding="utf-8"))
         assert imported <= set(ORDER[:i]), f"{module} imports {imported - set(ORDER[:i])}"
 
 
@@ -100,7 +101,7 @@ def test_imports_inside_functions_are_found():
 
 def test_every_file_is_opened_as_utf8():
     "Otherwise Path.read_text, open and json files take the locale's encoding on Windows."
-    for path in (root / "nanogpt").glob("*.py"):
+    for path in (root / "nanogpt").rglob("*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for call in (".read_text(", ".write_text("):
                 assert call not in line or 'encoding="utf-8"' in line, f"{path.name}:{number}"
@@ -246,20 +247,13 @@ def test_comments_of_signatures_become_docstrings():
 
 def test_the_package_has_docstrings_and_one_style_of_imports():
     assert "Args:\n" in inspect.getdoc(nanogpt.generate) and "Returns:\n" in inspect.getdoc(nanogpt.generate)
-    for path in (root / "nanogpt").glob("[a-z]*.py"):
+    for path in (root / "nanogpt").rglob("[a-z]*.py"):
         source = path.read_text(encoding="utf-8")
-        assert documented(source) == source and "from nanogpt" not in source, path.name
+        assert documented(source) == source and "from ." not in source, path.name
         for node in public_functions(ast.parse(source)):
             signature = source.split("\n")[node.lineno - 1 : node.body[0].lineno - 1]
             comments = [line for line in signature if "  # " in line and not PRAGMA.search(line)]
             assert not comments, f"{path.name}: {node.name} has a signature that the export cannot read"
-
-
-def test_imports_become_relative():
-    source = "from nanogpt.data import (\n    a,\n)\nfrom nanogpts import b\n"
-    source += "def f():\n    from nanogpt.hub import load\n"
-    expected = source.replace("from nanogpt.", "from .")
-    assert relative_imports(source) == expected == relative_imports(expected)
 
 
 def test_readme_imports_what_is_there():
