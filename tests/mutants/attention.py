@@ -15,7 +15,7 @@ mistake(check.equal_scores, "past and future exchanged", "in the past", 0)
 mistake(check.equal_scores, "something else", "count the positions", 0.3)
 
 
-def attend(q, k, v, *, divisor=math.sqrt(8), dim=-1, diagonal=0):
+def attend(q, k, v, *, divisor=8**0.5, dim=-1, diagonal=0):
     "Causal attention with something changed."
     mask = torch.ones(6, 6, dtype=torch.bool).tril(diagonal)
     return (q @ k.mT / divisor).masked_fill(~mask, float("-inf")).softmax(dim) @ v
