@@ -60,7 +60,7 @@ def fused_attention(
     if mask is None and T not in (1, S):  # T = 1 sees everything; for T = S the kernel makes the mask
         mask = causal_mask(T, S, q.device)
     shared = q.dim() > 2 and k.shape[-3] < q.shape[-3]
-    if shared and mask is not None and T > 1:  # no fused kernel on a GPU takes shared heads and a mask
+    if shared and T > 1 and (mask is not None or q.is_cuda):  # not every fused kernel takes shared heads
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
     causal = mask is None and T > 1
     # enable_gqa says that several heads of queries share one head of keys and values (chapter 6)

@@ -12,7 +12,6 @@ import difflib
 import io
 import math
 import os
-import platform
 import shlex
 import sys
 import warnings
@@ -91,8 +90,8 @@ def plan(args: list[str]) -> int:
     from nanogpt.device import pick_device, pick_dtype
 
     device, shape = pick_device(config.device), planned_shape(config)
-    print(f"{sum(count_params(shape).values()):,} parameters, {config.tokens_per_iter:,} tokens an iteration, ", end="")
-    print(f"{config.max_iters:,} iterations\n")
+    size, tokens = sum(count_params(shape).values()), config.tokens_per_iter
+    print(f"{size:,} parameters, {tokens:,} tokens an iteration, {config.max_iters:,} iterations\n")
     print(f"measuring steps of this model on {device} …", file=sys.stderr, flush=True)
     windows, dtype = config.batch_size * config.gradient_accumulation_steps, pick_dtype(device, config.dtype)
     rows = plan_run(shape, windows, config.max_iters, device, dtype, **memory_options(config))
@@ -295,13 +294,11 @@ class Eval:
         data = TokenDataset(self.data_dir or data_path(config), self.split, model.config.vocab_size)
         if data.meta and data.meta["tokenizer"] != tokenizer.fingerprint:
             raise ValueError(f"{data.name} was prepared with another tokenizer than the model's")
-        there = model.lm_head.weight.device
-        batches = all_batches(data, 8, config.model.block_size, config.aligned)
+        there, batches = model.lm_head.weight.device, all_batches(data, 8, config.model.block_size, config.aligned)
         loss = evaluate(model, batches, make_autocast(there, pick_dtype(there, self.dtype)))
         if not loss < 700:  # nor a number
             raise ValueError(f"the loss is {loss}: the model's weights are damaged")
-        perplexity = f"perplexity {math.exp(loss):.2f}"
-        print(f"{self.split} loss {loss:.4f} nats/token over {len(data) - 1:,} tokens; {perplexity}")
+        print(f"{self.split} loss {loss:.4f} nats/token over {len(data) - 1:,} tokens; perplexity {math.exp(loss):.2f}")
         if data.info:
             nats = loss * tokens_per_character(data)
             print(f"{nats:.4f} nats/char, {nats / math.log(2):.4f} bits/char")
@@ -315,6 +312,7 @@ class Info:
 
     # a run, a checkpoint, a folder in Hugging Face's layout, or a folder of data; nothing for this machine
     path: Positional[str] = ""
+    kernels: bool = False  # which kernels compute attention on this machine
 
     def __call__(self):
         import torch
@@ -323,12 +321,15 @@ class Info:
         from nanogpt.device import pick_device
         from nanogpt.hub import load_model
         from nanogpt.manifest import SPLITS
+        from nanogpt.profiling import attention_kernels
 
         path = Path(self.path)
         if not self.path:
             print(f"nanogpt {version('nanogpt')}, torch {torch.__version__}, ", end="")
-            print(f"Python {platform.python_version()}, device {pick_device()}")
+            print(f"Python {sys.version.split()[0]}, device {pick_device()}")
             print(f"presets: {', '.join(PRESETS)}, and own for your own text")
+            for (kind, dtype), kernel in attention_kernels(pick_device()).items() if self.kernels else ():
+                print(f"{kind:<34}{dtype:<10}{kernel}")
         elif (path / "meta.json").exists() or (path / "train.bin").exists():
             for data in (TokenDataset(path, split) for split in SPLITS):
                 print(f"{data}, {data.dtype}" + ("" if data.info else ", raw"))
@@ -344,8 +345,8 @@ class Info:
 class Bench:
     "Measure this machine, side by side with what others use. Example: nanogpt bench bpe --rounds 1"
 
-    # time-to-loss, step, batches: against nanoGPT; ladder: from GPT-2 to the fast recipe, one change at a time; bpe:
-    # against Hugging Face tokenizers; prepare: tiktoken; decode: transformers; loss: in chunks; save: in the background
+    # time-to-loss, step, batches: against nanoGPT; bpe: Hugging Face tokenizers; decode: transformers; prepare:
+    # tiktoken; ladder: from GPT-2 to the fast recipe; scaling: size and ranks; loss: in chunks; save: in background
     name: Positional[Literal["time-to-loss", "ladder", "step", "scaling",
                              "bpe", "prepare", "batches", "decode", "loss", "save"]]
     rounds: Count | None = None  # how often each contender is timed, in turns (the naive trainer of bpe once)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'SHAPES', 'GPT2_SHAPE', 'SCALES', 'peak_megabytes', 'output_of', 'nanogpt_file', 'in_a_process',
            'step_config', 'now', 'our_step', 'their_step', 'write_ids', 'matmul_speed', 'step_memory',
-           'bench_step', 'bench_scaling', 'ranks_measured', 'bench_ranks']
+           'bench_step', 'bench_scaling', 'ranks_measured', 'bench_ranks', 'attention_kernels']
 
 # %% ../nbs/tools/profiling.ipynb #5bd30003
 import importlib.util
@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nanogpt.attention import causal_mask, fused_attention
 from nanogpt.bench import Benchmark, in_turns, reopening_batch, side_by_side, to_rows
 from nanogpt.budget import count_params, flops_per_token, largest_batch, peak_flops
 from nanogpt.config import GPTConfig
@@ -370,3 +372,33 @@ def bench_ranks(rounds: int, iterations: int, shapes: tuple[tuple[int, ...], ...
         title = f"an iteration, {n_layer} layers × {n_embd}, {windows} windows of {block_size}"
         results.append(Benchmark(title, "tokens", rows, {}, {f"ranks_{n_layer}x{n_embd}": rows[-1].ratio}))
     return results
+
+# %% ../nbs/tools/profiling.ipynb #5bd30016
+class _Names(TorchDispatchMode):
+    "Notes the names of the operations that are called inside a block."
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **kwargs or {})
+
+
+def attention_kernels(device: torch.device) -> dict[tuple[str, str], str]:
+    """The kernel that computes each kind of attention on a device, in float32 and in its fast dtype.
+    Returns:
+        (kind of attention, dtype) → kernel"""
+    found, mask = {}, causal_mask(128, 128, device, window=32)
+    for dtype in dict.fromkeys((torch.float32, pick_dtype(device))):
+        q = torch.zeros(1, 4, 128, 64, device=device, dtype=dtype)
+        for heads, kind in ((4, ""), (2, ", shared heads")):
+            k = q[:, :heads]
+            cases = {"causal": (q, None), "window or documents": (q, mask), "one new token": (q[:, :, -1:], None)}
+            for name, (query, seen) in cases.items():
+                with _Names() as called:
+                    fused_attention(query, k, k, seen)
+                kernel = re.search(r"_scaled_dot_product_(?:fused_)?(\w+?)_attention", " ".join(called.names))
+                found[name + kind, str(dtype).removeprefix("torch.")] = kernel[1] if kernel else "math"
+    return found

@@ -141,6 +141,12 @@ PRESETS = {
         gradient_accumulation_steps=40, max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000,
         beta2=0.95, eval_interval=1000, eval_windows=2400, reference="gpt2-124m",
     ),
+    "speedrun-124m": TrainConfig(
+        _shape(1024, 12, 6, 768, vocab_multiple=64, norm="rms", qk_norm=True, mlp="relu2", **_FAST),
+        corpus="fineweb-edu", tokenizer="gpt2", out_dir="out/speedrun-124m", batch_size=32, max_iters=5000,
+        gradient_accumulation_steps=16, learning_rate=3e-3, muon_lr=0.02, eval_interval=250, eval_windows=2400,
+        **{**_MUON, "compile": None, "decay_fraction": 0.4},
+    ),
     "finetune-shakespeare": TrainConfig(
         _shape(1024, 6, 6, 384, vocab_multiple=64),
         corpus="shakespeare", tokenizer="gpt2", out_dir="out/finetune-shakespeare", init_from="gpt2", batch_size=1,

@@ -155,9 +155,10 @@ def describe(run: Run) -> str:
     weight = next(run.model.parameters())
     params, data = sum(p.numel() for p in run.model.parameters()), run.train_data
     tokens = f"{len(data):,} training tokens" if isinstance(data, TokenDataset) else "data of your own"
+    compiling = f"; compiled in {run.compile_seconds:.0f} s" if run.compile_seconds else ""
     lines = [
         textwrap.fill(", ".join(changed), 150, initial_indent="run: ", subsequent_indent="     "),
-        f"{params:,} parameters on {weight.device} in {str(run.dtype).removeprefix('torch.')}; {tokens}",
+        f"{params:,} parameters on {weight.device} in {str(run.dtype).removeprefix('torch.')}; {tokens}{compiling}",
         f"tokens per iteration: {config.batch_size} windows × {config.model.block_size} context × "
         f"{config.gradient_accumulation_steps // ranks} accumulation × {ranks} rank{'s' * (ranks > 1)} "
         f"= {config.tokens_per_iter:,}",

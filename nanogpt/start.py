@@ -66,6 +66,7 @@ class Run:
     tokenizer: Tokenizer | None  # None where the data does not come with one
     batches: Prefetcher  # of training, on the device
     average: AveragedModel | None = None  # the running average of the weights, where the run keeps one
+    compile_seconds: float = 0.0  # that torch.compile took; 0: nothing was compiled
     resumed: bool = False  # from a checkpoint in out_dir
     iter_num: int = 0  # optimizer steps done
     tokens: int = 0  # seen in them
@@ -170,12 +171,14 @@ def find_start(config: TrainConfig) -> tuple[Path | None, dict]:
 # %% ../nbs/tools/start.ipynb #9119eda8
 def compiled(
     model: nn.Module, config: TrainConfig, autocast: torch.autocast, eager: dict[nn.Module, Any]
-) -> Any:
+) -> tuple[Any, float]:
     """The model compiled, after one step on trial; or, with one warning, as it is. Every rank calls it.
     Args:
         model: as a step calls it
-        eager: block -> its forward before it was compiled, of a model that FSDP cuts up"""
-    state, failed = get_rng_state(), None
+        eager: block -> its forward before it was compiled, of a model that FSDP cuts up
+    Returns:
+        the model to step with; seconds that compiling took, 0 where it failed"""
+    state, failed, began = get_rng_state(), None, time.perf_counter()
     step_model: Any = model if eager else torch.compile(model)
     device = next(model.parameters()).device
     ids = torch.zeros(config.batch_size, config.model.block_size, dtype=torch.int64, device=device)
@@ -194,8 +197,8 @@ def compiled(
             block.forward = forward
         if eager and config.checkpoint_activations:
             checkpoint_blocks(model)
-        return model
-    return step_model
+        return model, 0.0
+    return step_model, time.perf_counter() - began
 
 # %% ../nbs/tools/start.ipynb #e50a40e7
 def start_run(
@@ -292,10 +295,10 @@ def start_run(
         group.setdefault("lr_scale", group["lr"] / config.learning_rate if config.learning_rate else 1.0)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     autocast = make_autocast(device, dtype)
-    step_model = compiled(parallel, config, autocast, eager) if compiles else parallel
+    step_model, seconds = compiled(parallel, config, autocast, eager) if compiles else (parallel, 0.0)
     run = Run(
         config, model, step_model, optimizer, scaler, dtype, autocast, train_data, val_data, tokenizer,
-        Prefetcher(batches, device, config.gradient_accumulation_steps // ranks), average,
+        Prefetcher(batches, device, config.gradient_accumulation_steps // ranks), average, compile_seconds=seconds,
     )  # fmt: skip
     if checkpoint and path:
         restore(run, checkpoint, path)

@@ -133,6 +133,9 @@ def explain(error: RuntimeError, config: TrainConfig, run: Run | None) -> Except
     if is_out_of_memory(error):
         needs = f"the run needs about {run.memory / 1e9:,.1f} GB; " if run and run.memory else ""
         return MemoryError(f"out of memory ({text}); {needs}{LESS_MEMORY}")
+    if "CUDA error" in text:
+        fix = "end this process, then start again with resume='auto'"
+        return RuntimeError(f"the GPU failed ({text}): {fix}; the last checkpoint is in {config.out_dir}")
     lost = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)  # the file that raised it
     if rank_and_size()[1] > 1 and lost:
         return ConnectionError(

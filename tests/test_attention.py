@@ -3,6 +3,8 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanogpt.attention import CausalSelfAttention, KVCache, attention, causal_mask, fused_attention
 from nanogpt.rotary import rotary_angles, rotate
@@ -166,3 +168,17 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(CausalSelfAttention(4, n_head=2).double(), x)
     hidden = torch.autograd.gradcheck(lambda q, k, v: attention(q, k.detach(), v)[0], small, raise_exception=False)
     assert not hidden, "the test notices a gradient that is missing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_on_a_gpu_no_kernel_has_to_share_heads(dtype, masked, monkeypatch):
+    "Keys are repeated, since some fused kernels take no shared heads. Tensors without numbers claim to be on a GPU."
+    heads = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, *_, **__: heads.append(k.shape[1]))
+    with FakeTensorMode():
+        q = torch.randn(2, 4, 16, 8, device="cuda", dtype=dtype)
+        k = torch.randn(2, 2, 16, 8, device="cuda", dtype=dtype)
+        fused_attention(q, k, k, causal_mask(16, 16, "cuda", window=4) if masked else None)
+        fused_attention(q.narrow(2, 15, 1), k, k)
+    assert heads == [4, 2], "one new token reads each key once: there sharing saves what counts"

@@ -187,6 +187,7 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
     assert "parameters" in nanogpt("info", "run").stdout
     assert re.search(r"'val'\): [\d,]+ tokens in 1 shard, uint8", nanogpt("info", "data/text-char").stdout)
     assert "presets" in nanogpt("info").stdout
+    assert re.search(r"^window or documents, shared heads *float32 *flash$", nanogpt("info", "--kernels").stdout, re.M)
 
 
 def test_ways_to_sample(trained, nanogpt, tmp_path):

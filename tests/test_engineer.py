@@ -5,6 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from conftest import replace
+
+from nanogpt.start import start_run
+from nanogpt.train import train
 
 SCRIPT = '''
 import os, sys
@@ -59,3 +64,24 @@ def test_own_model_data_and_optimizer_on_two_ranks(tmp_path):
     assert run("cut", 60) == "3 4 5 6 0 1 2 3 4"
     assert [row[0] for row in rows("cut")] == [0, 20, 40, 60] and rows("cut") == rows("whole"), "resumed to the bit"
     assert rows("cut")[-1][2] < 0.1 * rows("cut")[0][2]
+
+
+def test_bitsandbytes_8_bit_adamw_trains_and_goes_on_to_the_bit(tiny):
+    "Moments of 8 bits take a quarter of the memory. The library is not among our requirements."
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+
+    def optimizer(model):  # smaller tensors than min_8bit_size keep moments of 32 bits
+        return bitsandbytes.optim.AdamW8bit(model.parameters(), lr=1e-3, min_8bit_size=1024)
+
+    def kill(run):
+        if run.iter_num == 15:
+            raise InterruptedError
+
+    tiny = replace(tiny, n_embd=64)
+    whole = train(replace(tiny, out_dir=f"{tiny.out_dir}-whole"), optimizer=optimizer, progress=False)
+    with pytest.raises(InterruptedError):
+        train(tiny, optimizer=optimizer, on_step=kill, progress=False)
+    run = start_run(replace(tiny, resume="auto"), optimizer=optimizer)
+    assert run.iter_num == 10 and run.optimizer.state[run.model.lm_head.weight]["state1"].dtype == torch.uint8
+    resumed = train(replace(tiny, resume="auto"), optimizer=optimizer, progress=False)
+    assert [row["val_loss"] for row in resumed.metrics] == [row["val_loss"] for row in whole.metrics]

@@ -1,5 +1,6 @@
 """Ways to train: compiled, in float16, with too little memory, and from weights that are there already."""
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from nanogpt.distributed import checkpoint_blocks
 from nanogpt.hub import load, save_pretrained
 from nanogpt.model import GPT
 from nanogpt.prepare import prepare
-from nanogpt.report import evaluate_run, validation_batches
+from nanogpt.report import describe, evaluate_run, validation_batches
 from nanogpt.start import Run, checkpoint_of, start_run
 from nanogpt.step import train_step
 from nanogpt.tokenizer import ByteTokenizer
@@ -35,6 +36,7 @@ def test_a_compiled_model_trains_the_same(tiny):
         warnings.filterwarnings("error", message="torch.compile failed")
         eager, compiled = (start_run(replace(tiny, compile=compile)) for compile in (False, True))
     assert eager.step_model is eager.model and compiled.step_model is not compiled.model
+    assert re.search(r"; compiled in \d+ s\n", describe(compiled)) and "compiled in" not in describe(eager)
     losses = [(eager.step()[0], compiled.step()[0]) for _ in range(20)]
     assert max(abs(one - other) for one, other in losses) < 1e-4
     assert checkpoint_of(compiled)["model"].keys() == checkpoint_of(eager)["model"].keys(), (
@@ -141,6 +143,23 @@ def test_recomputed_activations_are_not_kept_and_change_nothing(tiny):
 
     (all_of_them, norm), (inputs, same) = kept(False), kept(True)
     assert inputs < 0.5 * all_of_them and norm == same, "dropout draws the same again"
+
+
+@pytest.mark.parametrize("what", ["unspecified launch failure", "uncorrectable ECC error encountered"])
+def test_a_gpu_that_fails_is_explained_and_the_run_goes_on(tiny, what):
+    "torch raises it wherever it next waits for the GPU, here between two evaluations."
+
+    def fail(run):
+        if run.iter_num == 15:
+            raise torch.AcceleratorError(f"CUDA error: {what}\nCUDA kernel errors might be reported at some other call")
+
+    with pytest.raises(RuntimeError) as raised:
+        train(tiny, on_step=fail, progress=False)
+    fix = "end this process, then start again with resume='auto'"
+    assert str(raised.value) == f"the GPU failed (CUDA error: {what}): {fix}; the last checkpoint is in {tiny.out_dir}"
+    resumed = train(replace(tiny, resume="auto"), progress=False)
+    whole = train(replace(tiny, out_dir=f"{tiny.out_dir}-whole"), progress=False)
+    assert [row["val_loss"] for row in resumed.metrics] == [row["val_loss"] for row in whole.metrics]
 
 
 def test_running_out_of_memory_is_explained(tiny, monkeypatch):

@@ -18,6 +18,7 @@ from nanogpt.device import pick_device, pick_dtype
 from nanogpt.inputs import load_data
 from nanogpt.model import GPT
 from nanogpt.optim import Muon, adamw, param_groups
+from nanogpt.profiling import attention_kernels
 from nanogpt.recipe import TrainConfig
 from nanogpt.start import start_run
 from nanogpt.step import train_step
@@ -132,6 +133,11 @@ def test_attention_is_flash_attention():
         model(ids, ids)
     called = {event.key for event in profile.key_averages()}
     assert "aten::scaled_dot_product_attention" in called and "aten::_scaled_dot_product_attention_math" not in called
+
+
+def test_no_kind_of_attention_in_a_step_runs_on_the_slow_kernel():
+    kernels = attention_kernels(torch.device("cuda"))
+    assert "math" not in {kernel for (kind, _), kernel in kernels.items() if not kind.startswith("one new token")}
 
 
 @ampere
