@@ -1,10 +1,10 @@
 # make demo: train a GPT on tales and read what it writes.     make test: everything that CI runs.
-# make fuzz: hostile flags, files and folders, many more than in make test.
+# make fuzz: hostile flags, files and folders, many more than in make test.     make browser: every chapter in JupyterLab.
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test fuzz env clean
+.PHONY: demo test fuzz browser env clean
 
 .venv/demo: settings.ini setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,9 @@ test: env
 
 fuzz: env
 	NANOGPT_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py
+
+browser: env
+	NANOGPT_BROWSER=all $(BIN)/python -m pytest tests/browser
 
 clean:
 	rm -rf .venv build *.egg-info

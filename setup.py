@@ -1,8 +1,10 @@
 """Reads the package's metadata from settings.ini, its one home."""
 from configparser import ConfigParser
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
@@ -11,6 +13,18 @@ cfg = config["DEFAULT"]
 
 extras = {name: cfg[f"{name}_requirements"].split() for name in ("hf", "log", "course")}
 extras["dev"] = [*cfg["dev_requirements"].split(), *(need for needs in extras.values() for need in needs)]
+
+
+
+class WithChapters(build_py):
+    "Puts the notebooks into the wheel, for `nanogpt course`."
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            chapters = Path(self.build_lib, "nanogpt", "chapters")
+            copytree(here / "nbs", chapters, ignore=ignore_patterns(".*", "*.qmd", "*.yml"), dirs_exist_ok=True)
+
 
 setup(
     name=cfg["lib_name"],
@@ -29,6 +43,7 @@ setup(
         "Intended Audience :: Developers",
         "Typing :: Typed",
     ],
+    cmdclass={"build_py": WithChapters},
     packages=find_packages(include=["nanogpt", "nanogpt.*"]),
     package_data={"nanogpt": ["py.typed"]},
     python_requires=f">={cfg['min_python']}",

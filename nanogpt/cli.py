@@ -26,6 +26,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from tyro.conf import OmitArgPrefixes, Positional
 
 from nanogpt.config import Count, GPT2_SIZES, GPTConfig, NonNegative, Positive, Share, ShareOrZero
+from nanogpt.course import Course
 from nanogpt.files import SafeStream, read_json, read_text
 from nanogpt.flags import command, explain, in_flags, parse, parse_run, run_flags
 from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
@@ -68,12 +69,11 @@ class Demo:
         result = train(config, on_eval=score_tales_run)
         if result.exit_code or not result.tokenizer:
             return result.exit_code
-        model, tokenizer, count = result.model, result.tokenizer, self.num_samples
+        model, tokenizer, count, last = result.model, result.tokenizer, self.num_samples, result.metrics[-1]
         scores = score_samples(model, tokenizer, count, seed=1, temperature=TEMPERATURE)
         generator, length = torch.Generator().manual_seed(2), config.model.block_size - 1
         texts = sample_text(model, tokenizer, "", 3, length, generator, temperature=TEMPERATURE)
         print("\nThree tales that the model wrote:\n\n" + "\n\n".join(texts) + "\n")
-        last = result.metrics[-1]
         print(f"final validation loss  {last['nats_per_character']:.4f} nats/char")
         print(f"floor (exact entropy)  {result.floor:.4f} nats/char")
         print(f"excess                 {last['excess']:.4f} nats/char")
@@ -387,7 +387,7 @@ class Completion:
 
 # %% ../nbs/tools/cli.ipynb #397097b9
 COMMANDS = {
-    "demo": Demo, "prepare": Prepare, "data": Data, "train": train, "plan": plan, "sample": Sample,
+    "course": Course, "demo": Demo, "prepare": Prepare, "data": Data, "train": train, "plan": plan, "sample": Sample,
     "eval": Eval, "export": Export, "info": Info, "bench": Bench, "completion": Completion,
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """settings.ini is the one home of the metadata; the package is light, documented, and needs none of its tools."""
 import ast
 import inspect
+import os
 import pickle
 import re
 import subprocess
@@ -66,8 +67,8 @@ def test_runtime_imports_no_tools():
 ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare rotary
     ngrams attention loss model ranks device recipe budget optim step distributed decode sample checkpoint sharded
-    layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags cli
-    tutor exercises.attention check
+    layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags course
+    cli tutor exercises.attention check
 """.split()
 
 
@@ -254,6 +255,19 @@ def test_the_package_has_docstrings_and_one_style_of_imports():
             signature = source.split("\n")[node.lineno - 1 : node.body[0].lineno - 1]
             comments = [line for line in signature if "  # " in line and not PRAGMA.search(line)]
             assert not comments, f"{path.name}: {node.name} has a signature that the export cannot read"
+
+
+def test_the_wheel_brings_the_chapters(tmp_path):
+    build = [sys.executable, "setup.py", "--quiet", "build", "--build-base", tmp_path, "--build-lib", tmp_path / "lib"]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    command = [sys.executable, "-m", "nanogpt", "course", "mine", "--no-lab"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")}, capture_output=True, text=True
+    )
+    theirs = {path.relative_to(root / "nbs") for path in (root / "nbs").rglob("[!.]*.ipynb")}
+    copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*.ipynb")}
+    assert (tmp_path / "lib/nanogpt/chapters").exists() and copied == theirs, done.stderr
+    assert done.stdout == f"mine: {len(theirs)} new notebooks; begin with index.ipynb\n"
 
 
 def test_readme_imports_what_is_there():
