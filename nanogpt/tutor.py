@@ -8,12 +8,13 @@ __all__ = ['LIBRARIES', 'MARKS', 'PROGRESS', 'EXERCISES', 'KINDS', 'Mistake', 'e
            'blank', 'own_line', 'Verdict', 'read_progress', 'remember', 'Exercise', 'exercise', 'Progress',
            'progress']
 
-# %% ../nbs/tools/tutor.ipynb #0ab0f7a2
+# %% ../nbs/tools/tutor.ipynb #3102dd83
 import ast
 import html
 import inspect
 import json
 import linecache
+import re
 import sysconfig
 import textwrap
 import traceback
@@ -27,7 +28,7 @@ from torch import Tensor
 
 import nanogpt
 
-# %% ../nbs/tools/tutor.ipynb #bcf7096a
+# %% ../nbs/tools/tutor.ipynb #f7668cc3
 class Mistake(Exception):
     "What is wrong with an answer, in words that help."
 
@@ -60,7 +61,7 @@ def close(got: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
         return False
     return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=tolerance, atol=tolerance)
 
-# %% ../nbs/tools/tutor.ipynb #9af880b0
+# %% ../nbs/tools/tutor.ipynb #5aa1373a
 def blank(answer: Any) -> bool:
     """Whether the answer is not written yet: it is `...` or None, or a function or class with `...` in its code.
     Args:
@@ -80,7 +81,7 @@ def blank(answer: Any) -> bool:
             return True
     return False
 
-# %% ../nbs/tools/tutor.ipynb #4dcc2044
+# %% ../nbs/tools/tutor.ipynb #d523e179
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(nanogpt.__file__).parent), "<")
 
 
@@ -94,7 +95,7 @@ def own_line(error: Exception) -> str | None:
             return f"{type(error).__name__} in your line `{line}` (line {frame.lineno} of its cell): {error}"
     return None
 
-# %% ../nbs/tools/tutor.ipynb #d85efd90
+# %% ../nbs/tools/tutor.ipynb #259d0e67
 MARKS = {"passed": "✓", "wrong": "✗", "to do": "…", "hint": "?"}
 
 
@@ -127,7 +128,7 @@ class Verdict:
             f'<div style="margin:4px 0">{message}</div><small>{html.escape(self.footer)}</small></div>'
         )
 
-# %% ../nbs/tools/tutor.ipynb #aafd349c
+# %% ../nbs/tools/tutor.ipynb #78f3b2a9
 PROGRESS = Path("nanogpt-progress.json")  # in the current folder
 
 
@@ -149,8 +150,8 @@ def remember(name: str, passed: bool):
     except OSError:
         pass
 
-# %% ../nbs/tools/tutor.ipynb #c8005886
-EXERCISES: dict[str, "Exercise"] = {}  # by name, in the order of the chapters
+# %% ../nbs/tools/tutor.ipynb #d913e005
+EXERCISES: dict[str, "Exercise"] = {}  # by name; those of a chapter in its order
 KINDS = ("predict", "fill in", "fix", "extend", "measure")
 
 
@@ -190,7 +191,10 @@ class Exercise:
         except Mistake as mistake:
             return self.verdict("wrong", tested, str(mistake))
         except Exception as error:
-            if (place := own_line(error)) is None:
+            place = own_line(error)
+            if place is None and re.search(r"positional argument|not callable|keyword argument", str(error)):
+                place = f"your answer cannot be called as the exercise asks: {error}"
+            if place is None:
                 raise
             return self.verdict("wrong", tested, place)
         return self.verdict("passed", tested, "")
@@ -214,7 +218,7 @@ def exercise(chapter: str, kind: str, *hints: str) -> Callable[[Callable[..., It
         *hints: from a first push to almost there"""
     return lambda tests: Exercise(tests, chapter, kind, hints)
 
-# %% ../nbs/tools/tutor.ipynb #40aa5306
+# %% ../nbs/tools/tutor.ipynb #24399112
 @dataclass
 class Progress:
     "How far along one is: a row of circles for each chapter."
@@ -235,7 +239,7 @@ def progress(chapter: str = "") -> Progress:
     Args:
         chapter: such as "04"; empty: the whole course"""
     seen, rows = read_progress(), {}
-    for name, one in EXERCISES.items():
+    for name, one in sorted(EXERCISES.items(), key=lambda item: item[1].chapter):
         if one.chapter.startswith(chapter):
             rows.setdefault(one.chapter, []).append("●" if seen.get(name) else "◐" if name in seen else "○")
     return Progress([(name, "".join(circles), circles.count("●")) for name, circles in rows.items()])

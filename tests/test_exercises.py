@@ -63,7 +63,7 @@ def test_the_table_of_mistakes_is_up_to_date():
 def mistakes_as_text() -> str:
     "A table to be read by a person: would this message have helped?"
     text = "# What each mistake is told\n\nWritten by `python tests/test_exercises.py`.\n"
-    for name, exercise in tutor.EXERCISES.items():
+    for name, exercise in sorted(tutor.EXERCISES.items(), key=lambda item: item[1].chapter):
         text += f"\n## {exercise.chapter}: {name}\n\n{exercise.__doc__}\n\n| mistake | message |\n| --- | --- |\n"
         rows = [(mistake, message_of(exercise, answer)) for other, mistake, answer, _ in MISTAKES if other is exercise]
         text += "".join(f"| {mistake} | {message.replace('|', chr(92) + '|')} |\n" for mistake, message in rows)
