@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/check.ipynb #e83b6be5
+# %% ../nbs/tools/check.ipynb #868541ed
 from nanogpt.exercises.attention import *  # noqa: F403
+from nanogpt.exercises.data import *  # noqa: F403
+from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401
