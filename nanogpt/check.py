@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/check.ipynb #20eafea9
+# %% ../nbs/tools/check.ipynb #1dadb1a5
 from nanogpt.exercises.attention import *  # noqa: F403
 from nanogpt.exercises.data import *  # noqa: F403
 from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.exercises.modern import *  # noqa: F403
 from nanogpt.exercises.optim import *  # noqa: F403
+from nanogpt.exercises.sample import *  # noqa: F403
+from nanogpt.exercises.train import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401
