@@ -6,5 +6,7 @@
 __all__ = []
 
 # %% ../nbs/tools/check.ipynb #e83b6be5
+from nanogpt.exercises.tokenizer import *  # noqa: F403, I001 (in the order of the chapters)
+from nanogpt.exercises.corpus import *  # noqa: F403
 from nanogpt.exercises.attention import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401
