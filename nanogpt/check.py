@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/check.ipynb #1dadb1a5
+# %% ../nbs/tools/check.ipynb #374c9efb
 from nanogpt.exercises.attention import *  # noqa: F403
+from nanogpt.exercises.corpus import *  # noqa: F403
 from nanogpt.exercises.data import *  # noqa: F403
 from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.exercises.modern import *  # noqa: F403
 from nanogpt.exercises.optim import *  # noqa: F403
 from nanogpt.exercises.sample import *  # noqa: F403
+from nanogpt.exercises.tokenizer import *  # noqa: F403
 from nanogpt.exercises.train import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401

@@ -68,8 +68,8 @@ ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare rotary
     ngrams attention loss model ranks device recipe budget optim step distributed decode sample checkpoint sharded
     layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags course
-    cli tutor exercises.data exercises.attention exercises.model exercises.modern exercises.optim
-    exercises.train exercises.sample check
+    cli tutor exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model
+    exercises.modern exercises.optim exercises.train exercises.sample check
 """.split()
 
 
