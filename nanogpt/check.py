@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/check.ipynb #374c9efb
+# %% ../nbs/tools/check.ipynb #75d9b22a
 from nanogpt.exercises.attention import *  # noqa: F403
+from nanogpt.exercises.checkpoint import *  # noqa: F403
 from nanogpt.exercises.corpus import *  # noqa: F403
 from nanogpt.exercises.data import *  # noqa: F403
+from nanogpt.exercises.distributed import *  # noqa: F403
 from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.exercises.modern import *  # noqa: F403
 from nanogpt.exercises.optim import *  # noqa: F403

@@ -69,7 +69,8 @@ ORDER = """
     ngrams attention loss model ranks device recipe budget optim step distributed decode sample checkpoint sharded
     layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags course
     cli tutor exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model
-    exercises.modern exercises.optim exercises.train exercises.sample check
+    exercises.modern exercises.optim exercises.train exercises.sample exercises.checkpoint
+    exercises.distributed check
 """.split()
 
 
