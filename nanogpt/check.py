@@ -7,4 +7,6 @@ __all__ = []
 
 # %% ../nbs/tools/check.ipynb #e83b6be5
 from nanogpt.exercises.attention import *  # noqa: F403
+from nanogpt.exercises.run import *  # noqa: F403
+from nanogpt.exercises.hub import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401

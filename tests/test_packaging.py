@@ -67,7 +67,7 @@ ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare rotary
     ngrams attention loss model ranks device recipe budget optim step distributed decode sample checkpoint sharded
     layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags cli
-    tutor exercises.attention check
+    tutor exercises.attention exercises.run exercises.hub check
 """.split()
 
 
