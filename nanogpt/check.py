@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/check.ipynb #75d9b22a
+# %% ../nbs/tools/check.ipynb #90a1aaa9
 from nanogpt.exercises.attention import *  # noqa: F403
 from nanogpt.exercises.checkpoint import *  # noqa: F403
 from nanogpt.exercises.corpus import *  # noqa: F403
 from nanogpt.exercises.data import *  # noqa: F403
 from nanogpt.exercises.distributed import *  # noqa: F403
+from nanogpt.exercises.hub import *  # noqa: F403
 from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.exercises.modern import *  # noqa: F403
 from nanogpt.exercises.optim import *  # noqa: F403
+from nanogpt.exercises.run import *  # noqa: F403
 from nanogpt.exercises.sample import *  # noqa: F403
 from nanogpt.exercises.tokenizer import *  # noqa: F403
 from nanogpt.exercises.train import *  # noqa: F403
