@@ -81,8 +81,8 @@ def blank(answer: Any) -> bool:
             return True
     return False
 
-# %% ../nbs/tools/tutor.ipynb #d523e179
-LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(nanogpt.__file__).parent), "<")
+# %% ../nbs/tools/tutor.ipynb #065ff00e
+LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(nanogpt.__file__).parent), "<frozen")
 
 
 def own_line(error: Exception) -> str | None:
@@ -218,7 +218,7 @@ def exercise(chapter: str, kind: str, *hints: str) -> Callable[[Callable[..., It
         *hints: from a first push to almost there"""
     return lambda tests: Exercise(tests, chapter, kind, hints)
 
-# %% ../nbs/tools/tutor.ipynb #24399112
+# %% ../nbs/tools/tutor.ipynb #0b18c16d
 @dataclass
 class Progress:
     "How far along one is: a row of circles for each chapter."
@@ -234,11 +234,12 @@ class Progress:
         return f"<table>{rows}</table><small>● passed, ◐ tried, ○ not tried; kept in {PROGRESS}</small>"
 
 
-def progress(chapter: str = "") -> Progress:
+def progress(chapter: str | int = "") -> Progress:
     """What was passed, tried, and not tried, by chapter.
     Args:
-        chapter: such as "04"; empty: the whole course"""
+        chapter: such as "04" or 4; empty: the whole course"""
     seen, rows = read_progress(), {}
+    chapter = f"{chapter:02}" if isinstance(chapter, int) else chapter
     for name, one in sorted(EXERCISES.items(), key=lambda item: item[1].chapter):
         if one.chapter.startswith(chapter):
             rows.setdefault(one.chapter, []).append("●" if seen.get(name) else "◐" if name in seen else "○")
