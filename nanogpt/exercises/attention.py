@@ -24,7 +24,8 @@ from nanogpt.tutor import close, exercise, expect, expect_shape
 )
 def equal_scores(mine: float) -> Iterator[str]:
     "The weight that the fourth of eight tokens gives to the first one, if all scores are equal and the mask is causal."
-    expect(not close(mine, 1 / 8), "1/8 would be right without the mask: the fourth token cannot see those after it")
+    unmasked = "1/8 is right without a mask; with it, the fourth token cannot see those after it"
+    expect(not close(mine, 1 / 8), unmasked)
     expect(not close(mine, 1 / 3), "1/3 counts the earlier tokens only, but a token also sees itself")
     expect(not close(mine, 1), "1 would be the whole row: all the weights of a row together sum to one")
     expect(not close(mine, 0), "0 is for what the mask hides, which is the future; the first token is in the past")

@@ -56,14 +56,14 @@ def lost_iterations(mine: int) -> Iterator[str]:
 def saved_row(mine: int) -> Iterator[str]:
     "The size in bytes of the file that `torch.save` makes of one row of a float32 table (500, 2000)."
     expect(not close(mine, 8000), "8,000 is the size of the row's own numbers; save it, and look at the file")
-    small = "that is the file of a *copy* of the row, as `clone` makes; the row itself gives another file"
+    small = "that is the file of a *copy* of the row, as `clone` makes; save `table[0]` itself"
     expect(not close(mine, 9500, 0.1), small)
     unit = f"{mine} seems to be in kB or MB, not in bytes"
     expect(not close(mine, 4000, 0.01) and not close(mine, 4, 0.01), unit)
     computed = "4,000,000 are the numbers of the whole table alone. A file has headers as well: measure it"
     expect(not close(mine, 4_000_000, 1e-9), computed)
     expect(not close(mine, 8_000_000, 0.01), "that is twice too much: is your table in float64?")
-    told = f"{mine} is not the size of that file: has the table 500 rows of 2,000?"
+    told = f"{mine} is not the size of that file: does the table have 500 rows of 2,000?"
     expect(close(mine, 4_001_600, 0.001), told)
     yield "the size is right: a row of a table is saved with the memory of the whole table"
 
@@ -108,7 +108,7 @@ def best_state_dict(mine: Callable[[nn.Module, Iterator[float]], dict[str, Tenso
     found = [i for i, weights in enumerate(past) if _same(best, weights)]
     expect(found, "these are not the weights of any step")
     step, told = found[0], f"these are the weights of step {found[0] + 1}, whose loss is {values[found[0]]}"
-    expect(step != 4, f"{told}: each step was taken for the best so far. With what is its loss compared?")
+    expect(step != 4, f"{told}: each step was taken for the best so far. What is its loss compared with?")
     expect(step != 1, f"{told}: the loss 1.0 was measured one step later, after `model` had changed")
     expect(step == 2, f"{told}; the lowest loss is 1.0")
     yield "it has the weights of the lowest loss"
@@ -233,7 +233,7 @@ def exact_resume(mine: Callable[[dict], tuple]) -> Iterator[str]:
     forgot = "the optimizer has no moments: each weight would move by a whole learning rate in the first step"
     expect(optimizer.state, forgot)
     yield "the weights and the optimizer's moments are back"
-    wrong = "after 3 iterations were done and counted, the next has the number 3"
+    wrong = "the 3 iterations before the save had the numbers 0 to 2, so the next is number 3"
     expect(iteration == 3, f"the iteration is {iteration}: {wrong}")
     again = "the sampler is not where it was at the save: the run does not read the windows that come next"
     expect(torch.equal(sampler.get_state(), checkpoint["sampler"]), again)
@@ -267,14 +267,14 @@ def _expect_refusal(open_seal: Callable[[bytes], Any], damaged: bytes, what: str
     silent = f"{what}, and `my_open` returned {got}. Raise an error: it cannot be overlooked"
     expect(got is not None and not isinstance(got, bool), silent)
     expect(isinstance(got, Exception), f"{what}, and `my_open` did not notice")
-    expect(isinstance(got, ValueError), f"{what}, and `my_open` raised {got!r}; ValueError was agreed")
+    expect(isinstance(got, ValueError), f"{what}, and `my_open` raised {got!r}; it should raise ValueError")
 
 
 @exercise(
     "10_checkpoint", "extend",
     "`zlib.crc32(data)` is a number below 2³². `number.to_bytes(4)` makes four bytes of it.",
     "Put these bytes after the data. To open, compute the checksum of all but the last four, and compare.",
-    "Compare bytes, not numbers. Of nothing, `zlib.crc32(b'')` and `int.from_bytes(b'')` are both 0.",
+    "Compare bytes, not numbers: for no bytes, `zlib.crc32(b'')` and `int.from_bytes(b'')` are both 0.",
 )
 def sealed_bytes(seal: Callable[[bytes], bytes], open_seal: Callable[[bytes], bytes]) -> Iterator[str]:
     "Two functions: one adds a checksum to bytes, the other returns them, or raises ValueError if damaged."
@@ -298,7 +298,7 @@ def sealed_bytes(seal: Callable[[bytes], bytes], open_seal: Callable[[bytes], by
         for bit in range(8):
             damaged = bytearray(sealed)
             damaged[place] ^= 1 << bit
-            what = f"bit {bit} of byte {place} was flipped (of {len(sealed)} sealed bytes{few})"
+            what = f"bit {bit} of byte {place} (of {len(sealed)} sealed bytes{few}) was flipped"
             _expect_refusal(open_seal, bytes(damaged), what)
     yield "every flipped bit is noticed"
     for place in range(len(sealed) - 1):

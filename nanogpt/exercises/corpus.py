@@ -95,7 +95,7 @@ def agreeing_story(mine: Grammar) -> Iterator[str]:
     yield "the sentences are the same as before"
     for story in stories:
         fits = pronouns[story[1]] == story[3]
-        expect(fits, f"one story is {story[0]!r} The grammar did not remember {story[1]} when it wrote {story[3]!r}")
+        expect(fits, f"one story is {story[0]!r} After {story[1]}, it should say {pronouns[story[1]]!r}")
     yield "the pronoun fits the hero"
     for story in stories:
         expect(story[2] != story[4], f"one story is {story[0]!r} But one seed was eaten, so fewer are left")
@@ -169,7 +169,7 @@ def word_perplexity(mine: float) -> Iterator[str]:
         loss: "that is the loss, in nats per word; the perplexity is e to the power of it",
         floor: "that is the floor in nats per character",
         math.exp(floor): "that is the perplexity per character; a word has several, and all of them are paid",
-        math.exp(floor) * characters / words: "you multiplied perplexities; it is the costs that add up over a word",
+        math.exp(floor) * characters / words: "multiply costs, not perplexities, by the characters in a word",
         2**loss: "the cost is in nats, so the perplexity is a power of e, not of 2",
         math.exp(floor * letters / words): "you counted only the letters of a word, but spaces and stops are paid too",
         stats.entropy: "that is the cost of a whole tale, in nats; how much of it is for one word?",

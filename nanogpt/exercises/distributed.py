@@ -130,7 +130,7 @@ def broadcast_weights(mine: Callable[[int, Tensor, Callable], Tensor]) -> Iterat
 def order_of_sums(mine: float) -> Iterator[str]:
     "The share of float32 sums of eight numbers that change if the first number is added last."
     for wrong, tolerance, told in (
-        (0, 1e-9, "0 is what `allclose` says, or a sum in float64; compare float32 numbers with `!=`"),
+        (0, 1e-9, "0 comes from `allclose`, or from sums in float64; compare float32 numbers with `!=`"),
         (0, 1e-4, f"{mine} is how far two sums are apart; the question is how many of them are not equal"),
         (57, 0.1, "that is in per cent; give the share as a number between 0 and 1"),
         (0.96, 0.02, "that compares all eight devices; it is devices 0 and 1 that were asked for"),

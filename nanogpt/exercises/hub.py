@@ -83,11 +83,12 @@ def gpt2_weights(mine: Callable[[dict[str, Tensor], dict], dict[str, Tensor]]) -
 )
 def gelu_gap(mine: float) -> Iterator[str]:
     "The largest distance between the exact GELU and its tanh form, of all numbers between -5 and 5."
-    expect(not close(mine, 0, 3e-5), f"{mine} is too small: are the two forms different, and is x not 0?")
+    small = f"{mine} is too small: did you compare two different forms, and not only at x = 0?"
+    expect(not close(mine, 0, 3e-5), small)
     below = f"{mine} is below 0, but a distance is not: take the absolute value before the maximum"
     expect(not close(mine, -2e-4, 2e-5) and not close(mine, -4.737e-4, 2e-5), below)
-    average = "an average hides the largest one, and so does too short a range"
-    expect(not close(mine, 1.5e-4, 9e-5), f"{mine} is less than half of it: {average}")
+    average = "take the largest distance, not the mean, and the whole range from -5 to 5"
+    expect(not close(mine, 1.5e-4, 9e-5), f"{mine} is less than half of the gap: {average}")
     for rounding, dtype in ((0.015625, "bfloat16"), (0.001953125, "float16")):
         noise = f"{mine} is what {dtype} rounds off, which is more than the gap: compute in float32"
         expect(not close(mine, rounding, 1e-5), noise)
@@ -173,7 +174,7 @@ def tensor_from_bytes(mine: Callable[[bytes, str], Tensor]) -> Iterator[str]:
         early = is_read_at(first, got, name, torch.float32)
         expect(not early, f"{begins}: offset 0 is not the first byte of the file")
         early = is_read_at(length + first, got, name, torch.float32)
-        expect(not early, f"{begins}: the length of the header leaves out its own 8 bytes")
+        expect(not early, f"{begins}: `length` does not count the 8 bytes before the header")
         ignored = first > 0 and is_read_at(8 + length, got, name, torch.float32)
         expect(not ignored, f"{name} has the numbers of the file's first tensor: its own offset is not used")
         begin, right = (f"{w.flatten()[0]:.3g}" for w in (got, tensors[name]))
@@ -205,7 +206,7 @@ def halves_from_neighbours(mine: Callable[[Tensor, int], Tensor]) -> Iterator[st
     yield "the shape stays as it is"
     rows = got[:, 0].round().int().tolist()
     first = next((i for i, row in enumerate(got) if not any(close(row, one) for one in weight)), 0)
-    torn = f"row {first} of yours is {got[first].tolist()}, which is no row of the file: move whole rows"
+    torn = f"row {first} of yours is {got[first].tolist()}, which is not a row of the file: move whole rows"
     expect(all(0 <= row < 16 for row in rows) and close(got, weight[rows]), torn)
     twice = next((row for row in rows if rows.count(row) > 1), None)
     expect(twice is None, f"row {twice} of the file is there more than once, so another is lost")

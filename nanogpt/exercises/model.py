@@ -30,7 +30,7 @@ def block_weights(mine: float) -> Iterator[str]:
     expect(not close(mine, 6), "6 C² would be right if the feed-forward layer did not widen the vector")
     expect(
         not close(mine, 10),
-        "10 C² has one matrix for queries, keys and values together, but each needs its own",
+        "10 C² counts C² for `c_attn`, but it makes queries, keys and values, C numbers of each",
     )
     expect(not close(mine, 11), "11 C² leaves out one matrix of attention: the one that mixes the heads")
     expect(not close(mine, 12 * 768**2), "that is right for a width of 768; what is it as a multiple of C²?")
@@ -57,7 +57,7 @@ def norm_each_position(mine: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iter
     got = norm(x)
     expect(
         got.isfinite().all(),
-        "the result holds NaN or infinity: a number below 0 has no root, and 0 is no divisor",
+        "the result holds NaN or infinity: did you divide by 0, or take the root of a negative number?",
     )
     yield "the result has the shape of x"
     other_text, later = x.clone(), x.clone()
@@ -114,7 +114,7 @@ def norm_each_position(mine: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iter
     )
     expect(
         close(got, wanted),
-        f"for very small vectors it differs from torch by up to {(got - wanted).abs().max():.3f}",
+        f"for very small vectors it is wrong by up to {(got - wanted).abs().max():.3f}: is epsilon right?",
     )
     yield "very small vectors are right too"
 
@@ -240,7 +240,7 @@ def block_wiring(mine: Callable[..., Tensor]) -> Iterator[str]:
     first = x + mlp(ln_2(x))
     expect(
         not close(got, first + attn(ln_1(first))),
-        "`mlp` comes before attention; then it has nothing new to work on",
+        "`mlp` comes before attention, so it cannot work on what attention gathers",
     )
     still = mine(x.clone(), ln_1, torch.zeros_like, ln_2, torch.zeros_like)
     difference = "if both sub-layers return zeros, the output should be the input, but it is another vector"

@@ -55,12 +55,12 @@ def shared_heads(mine: Callable[[Tensor, int], Tensor]) -> Iterator[str]:
     yield "there is one head of keys for each head of queries"
     found = [[s for s in range(3) if close(got[:, h], k[:, s])] for h in range(6)]
     mixed = [h for h, heads in enumerate(found) if not heads]
-    expect(not mixed, f"heads {mixed} of the result are no heads of the keys: are tokens copied instead?")
+    expect(not mixed, f"heads {mixed} of the result are not heads of the keys: are tokens copied instead?")
     yield "each head of the result is a head of the keys"
     used = [heads[0] for heads in found]
     seen = f"the heads 0 to 5 of queries get the heads {used} of keys"
-    expect(len(set(used)) == 3, f"{seen}: some of those are never used")
-    expect(used != [0, 1, 2, 0, 1, 2], f"{seen}: those take turns, so that neighbours do not share")
+    expect(len(set(used)) == 3, f"{seen}: some heads of keys are never used")
+    expect(used != [0, 1, 2, 0, 1, 2], f"{seen}: they take turns, so neighbours do not share")
     expect(used == [0, 0, 1, 1, 2, 2], f"{seen}: the order is wrong, since 0 and 1 should share the first")
     yield "two neighbours share a head"
     for heads, n_head in ((1, 4), (4, 4), (2, 6)):
@@ -91,7 +91,7 @@ def sharpest_weight(mine: float) -> Iterator[str]:
     certain = "a weight of 1 comes out without a limit for the scores, or without the division by √D"
     expect(not close(mine, 1), certain)
     expect(not close(mine, largest(4), 0.002), "0.051 is for other scores of 0, but a score can be negative")
-    length = "0.0072 is for queries and keys of length 1; after QK-norm, their root mean square is 1"
+    length = "0.0072 is for scores from −1 to 1; after QK-norm, the root mean square is 1, not the length"
     expect(not close(mine, largest(2), 0.0005), length)
     expect(close(mine, largest(8), 0.01), f"{mine} is not it: how high and how low can a score be?")
     yield "the weight is right"
@@ -112,7 +112,7 @@ def rows_needed(mine: float) -> Iterator[str]:
     used = rows * (1 - (1 - 1 / rows) ** N)
     seen = f"with {rows:,.0f} rows, {1 - alone:.1%} of the n-grams share one"
     expect(not close(rows, N, 0.01), f"{seen}: a hash does not know which rows are still free")
-    late = f"{seen}. A tenth come to a row that is taken, but then those before them share it too"
+    late = f"{seen}. A tenth find their row already taken, but the earlier ones then share it too"
     expect(not close(1 - used / N, 0.1, 0.004), late)
     crowded = f"{seen}. A tenth of the rows are shared, but the question is about n-grams"
     expect(not close(1 - (1 - 1 / rows) ** N - N / rows * alone, 0.1, 0.004), crowded)
@@ -142,7 +142,7 @@ def places_in_text(mine: Callable[[Tensor, int], Tensor]) -> Iterator[str]:
         begins = f"position {t} of row {b} has place {got[b, t]}, but its end-of-text token opens a text"
         expect(got[b, t] == 0, begins)
     yield "each text begins at place 0"
-    middle = f"row 1 begins inside a text, at the places {got[1, :2].tolist()}: count from its first token"
+    middle = f"row 1 begins inside a text; its first places should be 0 and 1, not {got[1, :2].tolist()}"
     expect(close(got[1, :2], torch.tensor([0, 1])), middle)
     yield "a row may begin inside a text"
     for b, wanted in enumerate(([0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 0, 1, 0, 0, 1, 2])):

@@ -48,7 +48,7 @@ def outlier_step(mine: float) -> Iterator[str]:
 @exercise(
     "07_optim", "predict",
     "The sum of all squared entries of a matrix is the sum of its squared singular values.",
-    "A 256 × 64 matrix has 64 singular values, and here each of them is 1. How many entries has it?",
+    "A 256 × 64 matrix has 64 singular values, and here each of them is 1. How many entries does it have?",
     "The mean of the squares is 64 divided by the number of entries. Take its root.",
 )
 def update_size(mine: float) -> Iterator[str]:
@@ -86,7 +86,7 @@ def rise_and_fall(mine: Callable[[int, float, int, int], float]) -> Iterator[str
         flat = f"in a warm-up of 10 iterations, the rate does not rise from iteration {it} to {it + 1}"
         expect(rates[it] < rates[it + 1], flat)
     steps = [after - before for before, after in zip(rates[:9], rates[1:10])]
-    straight = f"the warm-up is no straight line: its steps range from {min(steps):.3f} to {max(steps):.3f}"
+    straight = f"the warm-up is not straight: its steps range from {min(steps):.3f} to {max(steps):.3f}"
     expect(close(steps, [steps[0]] * 9), straight)
     yield "the warm-up rises in a straight line, from above 0"
     early = f"at iteration 10, where the warm-up ends, the rate is {rates[10]:.3f} times the peak"
@@ -121,7 +121,7 @@ def momentum_limit(mine: float) -> Iterator[str]:
     expect(close(mine, mine) and torch.as_tensor(mine).dim() == 0, f"{mine} is not a learning rate")
     rate = float(mine)
     expect(rate > 0, f"with a rate of {rate:g}, no step goes downhill")
-    expect(not close(rate, 0.1), "0.1 is the limit without momentum. Has momentum the same? Try 0.11")
+    expect(not close(rate, 0.1), "0.1 is the limit without momentum. Is it the same with momentum? Try 0.11")
     tenth = "0.01 assumes that ten gradients add up, but across the valley they cancel: go higher"
     expect(not close(rate, 0.01), tenth)
     tenfold = "1 is ten times the limit without momentum. Look at weight 1 after 50 steps at this rate"
@@ -181,7 +181,7 @@ def embeddings_apart(mine: Callable[[nn.Module, float], list[dict]]) -> Iterator
                 elif p.dim() < 2:
                     expect(close(decay, 0), f"{seen}, but it is a bias or a gain")
                 else:
-                    expect(close(decay, 0.1), f"{seen}; it should be 0.1: it is a matrix, and no embedding")
+                    expect(close(decay, 0.1), f"{seen}; it should be 0.1: it is a matrix, not an embedding")
         yield f"{kind}: the right parameters decay"
 
 # %% ../../nbs/solutions/07_optim.ipynb #31495ad3
@@ -209,7 +209,8 @@ def muon_rule(mine: Callable[[Tensor, Tensor, dict, float, float, float], Tensor
     seen, direction = f"the first step has the singular values {values}", update / update.norm()
     raw = f"{seen}, which are far from equal: it points along the gradient, and was not orthogonalised"
     expect(not close(direction, first / first.norm()), raw)
-    expect(not close(direction, first.sign() / math.sqrt(24)), "this is Adam's first step, a sign")
+    sign = "this step is the sign of the gradient, as in Adam's first step"
+    expect(not close(direction, first.sign() / math.sqrt(24)), sign)
     U, _, Vh = torch.linalg.svd(first, full_matrices=False)
     exact = "this is exactly U Vᵀ, as from an SVD. That is not wrong, but `orthogonalise` is faster"
     expect(not close(direction, U @ Vh / 2), exact)
@@ -218,7 +219,8 @@ def muon_rule(mine: Callable[[Tensor, Tensor, dict, float, float, float], Tensor
     length = (update.norm() / orthogonal.norm()).item()
     seen = f"for a 6 × 4 matrix, the first step is {length:.3f} times as long as what `orthogonalise` gives"
     expect(length > 0.3, f"{seen}: does the mean come after it? It should come before")
-    expect(not close(length, 1), "the scale is missing: a matrix with more rows than columns steps farther")
+    unscaled = "the scale is missing: a matrix with more rows than columns needs a longer step"
+    expect(not close(length, 1), unscaled)
     expect(close(length, math.sqrt(1.5)), f"{seen}; what is the root of rows / columns?")
     yield "the step has the right length"
 

@@ -41,7 +41,8 @@ def steps_done_again(mine: float) -> Iterator[str]:
     expect(not close(mine, 1240), "1,240 would be the whole run, but some of it is on disk")
     expect(not close(mine, 130), "the 130 steps from 1,000 to 1,130 are not lost: they were saved on Ctrl-C")
     expect(not close(mine, 1130), "1,130 is where the run goes on; how many steps had it done beyond that?")
-    expect(not close(mine, 10), "10 steps were left until the next checkpoint; what came after the last one?")
+    left = "10 steps were left until the next checkpoint; how many came after the last one?"
+    expect(not close(mine, 10), left)
     expect(close(mine, 110), f"{mine} is not it: subtract the iteration of the latest checkpoint from 1,240")
     yield "the number of steps is right"
 
@@ -74,7 +75,7 @@ def fitting_batch(mine: Callable[[int, int], tuple[int, int]]) -> Iterator[str]:
         expect(product <= windows, f"{case} = {product}: an iteration should have {windows}, and not more")
     yield "the micro-batches fit, and together they have as many windows as they should"
     for (windows, fits), (batch_size, _, best) in answers.items():
-        small = f"{batch_size} leaves nothing out, but a larger micro-batch does so too"
+        small = f"{batch_size} leaves nothing out, but neither does a larger micro-batch"
         expect(batch_size == best, f"for {windows} windows, of which {fits} fit, {small}")
     yield "no larger micro-batch would do"
 
@@ -210,14 +211,14 @@ def stoppable_loop(mine: Callable[..., str]) -> Iterator[str]:
     lost = f"with interval=5, the run saved only at {saved}: what is left after a crash in step 11?"
     expect(5 in saved and 10 in saved, lost)
     expect(12 in saved, f"the run ended after 12 steps, but saved only at {saved}: its last steps are lost")
-    often = f"with interval=5, the run saved at {saved}: saving takes time, so it waits until it is due"
+    often = f"with interval=5, the run saved at {saved}: saving takes time, so save only when it is due"
     expect(set(saved) <= {0, 5, 10, 12}, often)
     yield "it saves when that is due, and at the end"
     returned = f"{why!r} was returned by a run that was not stopped; it should be 'max_iters'"
     expect(isinstance(why, str) and why == "max_iters", returned)
     why, done, saved = trace(7)
     expect(done != 12, "Ctrl-C came during step 7, but the run went on to step 12: look into `asked`")
-    late = f"Ctrl-C came during step 7, but the run went on to step {done}: look after every step"
+    late = f"Ctrl-C came during step 7, but the run went on to step {done}: look into `asked` after each step"
     expect(done <= 8, late)
     expect(done >= 7, f"Ctrl-C comes during step 7, but the run ended before that, after step {done}")
     yield "it stops soon after it was asked"

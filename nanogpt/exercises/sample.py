@@ -25,7 +25,8 @@ from nanogpt.tutor import close, exercise, expect, expect_shape
 )
 def fair_perplexity(mine: float) -> Iterator[str]:
     "The perplexity that is as good with tokens of 4 bytes as a perplexity of 8 is with tokens of 2 bytes."
-    expect(not close(mine, 8), "8 is better with longer tokens, for model B makes half as many guesses")
+    same = "with 8, B would be better than A: its tokens are longer, so it makes half as many guesses"
+    expect(not close(mine, 8), same)
     expect(not close(mine, 16), "16 doubles the perplexity, but it is the bits of a token that double")
     shorter = "√8 is what tokens of 1 byte would need; those of B are longer, so each is harder to guess"
     expect(not close(mine, math.sqrt(8), 0.01), shorter)
@@ -115,13 +116,13 @@ def dice_to_token(mine: Callable[[Tensor, float], int]) -> Iterator[str]:
 
     p = [0.125, 0.0, 0.5, 0.375]
     same = {token(p, 0.3) for _ in range(20)}
-    expect(len(same) == 1, f"u=0.3 gave {sorted(same)}: you roll dice of your own, but u is the roll")
+    expect(len(same) == 1, f"u=0.3 gave the tokens {sorted(same)}: use u, and no other random number")
     yield "the same u gives the same token"
     drawn = Counter(token(p, (i + 0.5) / 80) for i in range(80))
     counts = [drawn[i] for i in range(4)]
     expect(counts != [0, 0, 80, 0], "every u gives token 2: that is greedy")
     expect(counts != [20] * 4, "each token is drawn equally often, whatever its probability")
-    wrong = f"for p={p}, 80 evenly spaced u give the tokens {counts} times, not [10, 0, 40, 30] times"
+    wrong = f"for p={p}, 80 evenly spaced u gave tokens 0 to 3 {counts} times, not [10, 0, 40, 30] times"
     expect(counts == [10, 0, 40, 30], wrong)
     yield "each token is drawn as often as its probability says"
     edge = "u=0 gives token 0 even where its probability is 0: to which piece does a border belong?"
@@ -148,7 +149,7 @@ def no_phrase_twice(mine: Callable[[Tensor, list[int], int], Tensor]) -> Iterato
         out = got < -1e6
         changed = (~out & ~torch.isclose(got, logits)).nonzero().flatten().tolist()
         first = f"the logit of token {changed[0]} is now {got[changed[0]]:.2f}" if changed else ""
-        expect(not changed, f"{first}: only those that are ruled out change, and to -inf")
+        expect(not changed, f"{first}: change only the logits that you rule out, to -inf")
         return out.nonzero().flatten().tolist()
 
     def message(ids: list[int], n: int, got: list[int], why: str) -> str:
@@ -177,7 +178,7 @@ def no_phrase_twice(mine: Callable[[Tensor, list[int], int], Tensor]) -> Iterato
     got = ruled_out([5, 3, 8], 2)
     expect(not got, message([5, 3, 8], 2, got, "8 has no successor yet"))
     got = ruled_out([5, 3, 5], 1)
-    trap = "a phrase of 1 is a token, so 3 and 5 may not return. (Beware: `ids[-0:]` is the whole list.)"
+    trap = "a phrase of 1 is a single token, so rule out 3 and 5. (Beware: `ids[-0:]` is the whole list.)"
     expect(got == [3, 5], message([5, 3, 5], 1, got, trap))
     yield "phrases of 2 tokens, and of 1, are right too"
 
@@ -249,6 +250,6 @@ def several_ahead(mine: Callable[..., list[int]]) -> Iterator[str]:
     for table, text, ((total, wanted), *_) in zip(tables, texts, kept):
         own = _total(table, text)
         yours = f"with width=3 you find {text}, of log-probability {own:.2f}"
-        expect(own < total + 1e-4, f"{yours}; 3 texts do not lead to one so likely: you keep more")
+        expect(own < total + 1e-4, f"{yours}; a search with 3 does not find one so likely: you keep more")
         expect(text == wanted, f"{yours}; keeping the 3 likeliest leads to {wanted}, with {total:.2f}")
     yield "in 30 random tables, with a width of 3, it finds the right text"

@@ -76,7 +76,7 @@ def keep_best(mine: Callable[..., None]) -> Iterator[str]:
     expect(weight != 5, f"{where}, which had the highest loss; keep those of the lowest")
     last = "which is only the last one. Do the weights that you kept still change when the model trains on?"
     expect(weight != 6, f"{where}, {last}")
-    expect(weight == 4, f"{where}; it should be round 4, and no other number than its weights")
+    expect(weight == 4, f"{where}; it should have exactly the weights of round 4")
     yield "the model ends with the weights of the lowest loss"
     for losses in ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]):
         wanted = 1 + losses.index(1.0)
@@ -136,7 +136,7 @@ def loss_along_window(mine: Callable[..., Tensor]) -> Iterator[str]:
     padded = f"position 5 has {counts[5]} targets in 5 windows, but you divide by 5: −1 counts as a loss of 0"
     expect(not close(got, losses.mean(0)), padded)
     parts = [losses[rows].sum(0) / (y[rows] >= 0).sum(0) for rows in (slice(4), slice(4, 5))]
-    means = "this is the mean of two batches' means: the one window of the second counts as much as four"
+    means = "this is the mean of two batches' means: the second, of one window, counts as much as the first"
     expect(not close(got, torch.stack(parts).mean(0)), means)
     total = losses.sum() / counts.sum()
     expect(not close(got, total.expand(6)), "all positions have the same loss: you average over them, too")
@@ -204,7 +204,7 @@ def guarded_step(mine: Callable[..., bool]) -> Iterator[str]:
     mine(model, optimizer, x, y)
     plain_step()
     differ = f"the next sound batch gives {weights(model)}, but {weights(twin)} if none had been damaged"
-    expect(close(weights(model), weights(twin)), f"{differ}: the optimizer's running means have seen them")
+    expect(close(weights(model), weights(twin)), f"{differ}: the damaged ones changed the running means")
     yield "the run continues as if there had been no damaged batch"
 
 # %% ../../nbs/solutions/08_train.ipynb #4ca4c2a1
@@ -245,7 +245,7 @@ def split_step(mine: Callable[..., None]) -> Iterator[str]:
     expect(length > 0, "the step changed no weight: was the gradient cleared before it?")
     alone = [close(got, factor * half[1]) for factor in (1, 0.5, shares[1])]
     expect(not any(alone), "only the last micro-batch counts: what the first one gave was cleared too early")
-    double = "the means of the micro-batches are added up, so two of them make about a double step"
+    double = "the means of the micro-batches are added up, so two of them give about twice the step"
     expect(not close(got, half[0] + half[1]), double)
     equal = "both micro-batches count the same, but one has 6 targets and the other 24"
     expect(not close(got, (half[0] + half[1]) / 2), equal)
@@ -258,7 +258,7 @@ def split_step(mine: Callable[..., None]) -> Iterator[str]:
     length = got.norm().item()
     unclipped = f"the norm of the step is {length:.2f} with the limit {limit}, so it was not clipped"
     expect(not close(got, whole), unclipped)
-    single = f"single numbers are cut at {limit}, but the limit is one for the norm of all numbers together"
+    single = f"single numbers are cut at {limit}, but the limit is for the norm of all numbers together"
     expect(not close(got, whole.clamp(-limit, limit)), single)
     expect(close(length, limit, 1e-3), f"with the limit {limit}, the norm of the step is {length:.3f}")
     first = shares[0] * half[0]

@@ -8,7 +8,7 @@ from nanogpt.attention import attention, causal_mask
 
 from . import mistake
 
-mistake(check.equal_scores, "no mask", "without the mask", 1 / 8)
+mistake(check.equal_scores, "no mask", "without a mask", 1 / 8)
 mistake(check.equal_scores, "itself not counted", "also sees itself", 1 / 3)
 mistake(check.equal_scores, "the whole row", "sum to one", 1)
 mistake(check.equal_scores, "past and future exchanged", "in the past", 0)

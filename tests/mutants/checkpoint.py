@@ -27,7 +27,7 @@ mistake(check.saved_row, "a copy saved", "file of a *copy*", 9577)
 mistake(check.saved_row, "in MB", "4.001577 seems", 4.001577)
 mistake(check.saved_row, "computed", "the whole table alone", 4_000_000)
 mistake(check.saved_row, "float64", "float64", 8_001_577)
-mistake(check.saved_row, "another table", "has the table 500 rows", 2_001_577)
+mistake(check.saved_row, "another table", "does the table have 500 rows", 2_001_577)
 
 
 def keep(model, losses, copied, better=lambda loss, lowest: loss < lowest):
@@ -265,7 +265,7 @@ def open_one_byte(sealed):
 mistake(check.sealed_bytes, "an empty file", "as after a power failure", (seal, numbers))
 mistake(check.sealed_bytes, "None for damage", "returned None", (seal, without_error))
 mistake(check.sealed_bytes, "assert", "raised AssertionError", (seal, asserted))
-mistake(check.sealed_bytes, "never compared", "of byte 0 was flipped", (seal, lambda sealed: sealed[:-4]))
+mistake(check.sealed_bytes, "never compared", "of 44 sealed bytes) was flipped", (seal, lambda sealed: sealed[:-4]))
 mistake(check.sealed_bytes, "checksum not cut off", "returned 4", (seal, whole))
 mistake(check.sealed_bytes, "a sum", "their sum", (sum_of, open_sum))
 mistake(check.sealed_bytes, "another error", "unpack requires", (seal, unpacked))

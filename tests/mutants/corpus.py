@@ -39,9 +39,9 @@ def story(text, rules=(), heroes=HEROES, counts=COUNTS, **variables):
 
 
 free = {"pronoun": ["She", "He"], "rest": ["two", "three", "four"]}
-mistake(check.agreeing_story, "as it was", "did not remember Ben",
+mistake(check.agreeing_story, "as it was", "After Ben, it should say 'He'",
         story("{hero} planted {count} seeds. {pronoun} ate one and kept {rest}.", free))
-mistake(check.agreeing_story, "a pronoun of its own", "did not remember Hugo when it wrote 'She'",
+mistake(check.agreeing_story, "a pronoun of its own", "After Hugo, it should say 'He'",
         story("{hero} planted {count} seeds. {she} ate one and kept {count.less}.",
               heroes=HEROES[:1] + HEROES[3:], she=entries("She")))
 mistake(check.agreeing_story, "only the pronoun mended", "But five less one is not three",
@@ -51,7 +51,7 @@ mistake(check.agreeing_story, "the same number again", "But one seed was eaten",
 mistake(check.agreeing_story, "forms exchanged", "It should begin with",
         story(STORY, counts=entries("two/three, three/four, four/five", "less")))
 mistake(check.agreeing_story, "only one number", "there are 4 stories", story(STORY, counts=COUNTS[:1]))
-mistake(check.agreeing_story, "the name again", "did not remember Ben when it wrote 'Ben'",
+mistake(check.agreeing_story, "the name again", "After Ben, it should say 'He'",
         story(STORY.replace("{hero.She}", "{hero}")))
 mistake(check.agreeing_story, "new heroes", "['Anna'] are new", story(STORY, heroes=entries("Anna/She, Ben/He", "She")))
 mistake(check.agreeing_story, "a text", "of type str", "Lily planted three seeds. She ate one and kept two.")
@@ -109,7 +109,7 @@ def _(model, texts):
 mistake(check.word_perplexity, "the loss", "that is the loss", 0.761)
 mistake(check.word_perplexity, "the floor", "is the floor", 0.1535)
 mistake(check.word_perplexity, "per character", "that is the perplexity per character", 1.166)
-mistake(check.word_perplexity, "perplexity multiplied", "you multiplied perplexities", 5.78)
+mistake(check.word_perplexity, "perplexity multiplied", "multiply costs, not perplexities", 5.78)
 mistake(check.word_perplexity, "another base", "not of 2", 1.695)
 mistake(check.word_perplexity, "letters only", "only the letters", 1.79)
 mistake(check.word_perplexity, "the cost of a tale", "cost of a whole tale", 43.553)

@@ -53,7 +53,7 @@ mistake(check.broadcast_weights, "mean of all", "gets the mean", lambda rank, va
 mistake(check.broadcast_weights, "times 0", "0 · NaN", lambda rank, value, total: total(value * (rank == 0)))
 mistake(check.broadcast_weights, "rank 2's", "other", lambda rank, value, total: total(value * (rank == 2)))
 
-mistake(check.order_of_sums, "compared roughly", "`allclose` says", 0.0)
+mistake(check.order_of_sums, "compared roughly", "comes from `allclose`", 0.0)
 mistake(check.order_of_sums, "how far apart", "how far two sums", 1.9e-6)
 mistake(check.order_of_sums, "in per cent", "in per cent", 56.8)
 mistake(check.order_of_sums, "any of the eight", "all eight devices", 0.96)

@@ -49,8 +49,8 @@ mistake(check.gpt2_weights, "nothing transposed", "has the shape (16, 48)", lamb
 mistake(check.gpt2_weights, "a list", "of type list", lambda theirs, shapes: [*theirs.values()])
 
 
-mistake(check.gelu_gap, "at zero", "is x not 0", 0.0)
-mistake(check.gelu_gap, "mean", "an average hides", 1.6e-4)
+mistake(check.gelu_gap, "at zero", "not only at x = 0", 0.0)
+mistake(check.gelu_gap, "mean", "not the mean", 1.6e-4)
 mistake(check.gelu_gap, "minimum", "a distance is not", -0.000199)
 mistake(check.gelu_gap, "bfloat16", "what bfloat16 rounds off", torch.tensor(0.015625, dtype=torch.bfloat16))
 mistake(check.gelu_gap, "float16", "what float16 rounds off", 0.001953125)
@@ -127,7 +127,7 @@ def read(content, name, *, start=8, offsets=True, shaped=True, widened=True, hal
 
 
 mistake(check.tensor_from_bytes, "from the start", "first byte of the file", lambda *a: read(*a, start=None))
-mistake(check.tensor_from_bytes, "8 bytes forgotten", "its own 8 bytes", lambda *a: read(*a, start=0))
+mistake(check.tensor_from_bytes, "8 bytes forgotten", "the 8 bytes before the header", lambda *a: read(*a, start=0))
 mistake(check.tensor_from_bytes, "no offset", "the file's first tensor", lambda *a: read(*a, offsets=False))
 mistake(check.tensor_from_bytes, "no shape", "has the shape (6,)", lambda *a: read(*a, shaped=False))
 mistake(check.tensor_from_bytes, "float16", "was read as float16", lambda *a: read(*a, half=torch.float16))
@@ -152,7 +152,7 @@ mistake(check.halves_from_neighbours, "fixed to eight rows", "n_head=1 and 12 ro
         lambda w, H: w.view(-1, 4, 2, w.shape[1]).transpose(1, 2).reshape(w.shape) if len(w) % 8 == 0 else w)
 mistake(check.halves_from_neighbours, "odd first", "the second row of each pair comes first",
         lambda w, H: w.view(H, -1, 2, w.shape[1]).flip(2).transpose(1, 2).reshape(w.shape))
-mistake(check.halves_from_neighbours, "view without transpose", "which is no row of the file",
+mistake(check.halves_from_neighbours, "view without transpose", "which is not a row of the file",
         lambda w, H: w.T.contiguous().view(H, -1, 2, w.shape[1]).transpose(1, 2).reshape(w.shape))
 mistake(check.halves_from_neighbours, "even rows twice", "is there more than once",
         lambda w, H: w[[*range(0, 16, 2)] * 2])

@@ -11,7 +11,7 @@ from . import mistake
 mistake(check.block_weights, "attention alone", "attention alone", 4)
 mistake(check.block_weights, "feed-forward layer alone", "8 C²", 8)
 mistake(check.block_weights, "not widened", "did not widen", 6)
-mistake(check.block_weights, "one matrix for all three", "each needs its own", 10)
+mistake(check.block_weights, "one matrix for all three", "C numbers of each", 10)
 mistake(check.block_weights, "no mixing of heads", "mixes the heads", 11)
 mistake(check.block_weights, "the number at one width", "as a multiple", 7_077_888)
 mistake(check.block_weights, "something else", "13 is not it", 13)
@@ -61,7 +61,7 @@ for name, dim in wrong_dimension.items():
     mistake(check.norm_each_position, f"over {name}", words[name], answer)
 mistake(check.norm_each_position, "C - 1", "7/8", lambda x, g, b: norm(x, g, b, correction=1))
 mistake(check.norm_each_position, "no epsilon", "divided by 0", lambda x, g, b: norm(x, g, b, eps=0))
-mistake(check.norm_each_position, "large epsilon", "differs", lambda x, g, b: norm(x, g, b, eps=1e-3))
+mistake(check.norm_each_position, "large epsilon", "is epsilon right", lambda x, g, b: norm(x, g, b, eps=1e-3))
 mistake(check.norm_each_position, "shift first", "it comes after", lambda x, g, b: g * (norm(x, 1, 0) + b))
 mistake(check.norm_each_position, "no gain, no shift", "have no effect", lambda x, g, b: norm(x, 1, 0))
 mistake(check.norm_each_position, "no shift", "then add", lambda x, g, b: norm(x, g, 0))
@@ -162,7 +162,7 @@ def _(x, ln_1, attn, ln_2, mlp):
     return x + mlp(x)
 
 
-@mistake(check.block_wiring, "other order", "nothing new to work on")
+@mistake(check.block_wiring, "other order", "what attention gathers")
 def _(x, ln_1, attn, ln_2, mlp):
     x = x + mlp(ln_2(x))
     return x + attn(ln_1(x))

@@ -39,14 +39,14 @@ def _(k, n_head):
 
 mistake(check.sharpest_weight, "no limit", "without a limit", 1.0)
 mistake(check.sharpest_weight, "not negative", "can be negative", 1 / (1 + 1023 * math.exp(-4)))
-mistake(check.sharpest_weight, "length 1", "length 1", 1 / (1 + 1023 * math.exp(-2)))
+mistake(check.sharpest_weight, "length 1", "not the length", 1 / (1 + 1023 * math.exp(-2)))
 mistake(check.sharpest_weight, "the score", "the largest score", 4)
 mistake(check.sharpest_weight, "equal weights", "equal scores", 1 / 1024)
 mistake(check.sharpest_weight, "percent", "in percent", 74.4)
 mistake(check.sharpest_weight, "something else", "how high and how low", 0.5)
 
 mistake(check.rows_needed, "one row each", "still free", 10_000)
-mistake(check.rows_needed, "found it taken", "those before them share it too", 46_600)
+mistake(check.rows_needed, "found it taken", "the earlier ones then share it too", 46_600)
 mistake(check.rows_needed, "shared rows", "about n-grams", 18_800)
 mistake(check.rows_needed, "a tenth of the n-grams", "more rows", 1_000)
 mistake(check.rows_needed, "no collision at all", "fewer rows", 500_000_000)
@@ -71,7 +71,7 @@ def _(ids, document_token):
     return places(before, document_token)
 
 
-@mistake(check.places_in_text, "goes on to the next row", "at the places [1, 2]")
+@mistake(check.places_in_text, "goes on to the next row", "should be 0 and 1, not [1, 2]")
 def _(ids, document_token):
     return places(ids.view(1, -1), document_token).view_as(ids)
 
@@ -82,7 +82,7 @@ def _(ids, document_token):
     return torch.stack([T - (T * (row == document_token)).cumsum(0) for row in ids])
 
 
-@mistake(check.places_in_text, "nothing before the first beginning", "at the places [-2, -1]")
+@mistake(check.places_in_text, "nothing before the first beginning", "not [-2, -1]")
 def _(ids, document_token):
     right, inside = places(ids, document_token), document_ids(ids, document_token) == 0
     return torch.where(inside, right - inside.sum(1, keepdim=True), right)

@@ -58,7 +58,7 @@ def _(it, peak, warmup, end):
     return cosine_lr(it, peak, warmup, end, peak / 10)
 
 
-@mistake(check.rise_and_fall, "warm-up as a cosine", "no straight line")
+@mistake(check.rise_and_fall, "warm-up as a cosine", "is not straight")
 def _(it, peak, warmup, end):
     return peak * math.sin(math.pi / 2 * (it + 1) / 11) if it < warmup else rate(it, peak, warmup, end)
 

@@ -10,7 +10,7 @@ mistake(check.steps_done_again, "power failure as Ctrl-C", "without power, it ca
 mistake(check.steps_done_again, "the whole run", "some of it is on disk", 1240)
 mistake(check.steps_done_again, "lost at the first stop", "were saved on Ctrl-C", 130)
 mistake(check.steps_done_again, "where it goes on", "beyond that", 1130)
-mistake(check.steps_done_again, "until the next checkpoint", "what came after the last one", 10)
+mistake(check.steps_done_again, "until the next checkpoint", "how many came after the last one", 10)
 mistake(check.steps_done_again, "one interval", "250 is not it", 250)
 
 

@@ -79,7 +79,7 @@ def _(logits, k):
 
 mistake(check.dice_to_token, "greedy", "that is greedy", lambda p, u: int(p.argmax()))
 mistake(check.dice_to_token, "all tokens alike", "equally often", lambda p, u: int(u * len(p)))
-mistake(check.dice_to_token, "own dice", "dice of your own", lambda p, u: int(torch.multinomial(p, 1)))
+mistake(check.dice_to_token, "own dice", "no other random number", lambda p, u: int(torch.multinomial(p, 1)))
 mistake(check.dice_to_token, "p itself", "the last token is 3", lambda p, u: int((p <= u).sum()))
 mistake(check.dice_to_token, "border to the left", "a border", lambda p, u: int((p.cumsum(0) < u).sum()))
 mistake(check.dice_to_token, "past the last", "token is 2", lambda p, u: int((p.cumsum(0) <= u).sum()))
@@ -112,7 +112,7 @@ answer = lambda logits, ids, n: forbid(logits, ids, n).isinf()
 mistake(check.no_phrase_twice, "a mask", "torch.bool", answer)
 
 
-@mistake(check.no_phrase_twice, "a penalty", "only those that are ruled out change")
+@mistake(check.no_phrase_twice, "a penalty", "change only the logits that you rule out")
 def _(logits, ids, n):
     seen = torch.zeros(1, 9, dtype=torch.bool).index_fill(1, torch.tensor(ids), True)
     return penalise(logits[None], seen, 1.5)[0]

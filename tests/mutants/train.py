@@ -59,7 +59,7 @@ def _(model, train, measure, rounds):
     return weights
 
 
-@mistake(check.keep_best, "averaged", "no other number")
+@mistake(check.keep_best, "averaged", "exactly the weights of round 4")
 def _(model, train, measure, rounds):
     total = 0
     for _ in range(rounds):
@@ -135,7 +135,7 @@ def _(model, batches):
     return losses
 
 
-@mistake(check.loss_along_window, "means of batches", "as much as four")
+@mistake(check.loss_along_window, "means of batches", "as much as the first")
 def _(model, batches):
     return sum(quiet(lambda losses, y: losses.sum(0) / (y >= 0).sum(0))(model, [one]) for one in batches) / 2
 
@@ -213,7 +213,7 @@ def _(model, optimizer, x, y):
     return False
 
 
-@mistake(check.guarded_step, "weights put back, not the optimizer", "running means have seen")
+@mistake(check.guarded_step, "weights put back, not the optimizer", "changed the running means")
 def _(model, optimizer, x, y):
     before = copy.deepcopy(model.state_dict())
     model(x, y)[1].backward()
@@ -238,7 +238,7 @@ def split(model, optimizer, batches, limit, *, share=None, clip=clip_grad_norm_,
 
 
 mistake(check.split_step, "equal weights", "count the same", lambda *args: split(*args, share=1 / 2))
-mistake(check.split_step, "no weights", "a double step", lambda *args: split(*args, share=1))
+mistake(check.split_step, "no weights", "twice the step", lambda *args: split(*args, share=1))
 mistake(check.split_step, "clipped too early", "for too little", lambda *args: split(*args, inside=True))
 mistake(check.split_step, "numbers cut", "single numbers", lambda *args: split(*args, clip=clip_grad_value_))
 mistake(check.split_step, "not clipped", "was not clipped", lambda *args: split(*args[:3], math.inf))
