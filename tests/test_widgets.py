@@ -10,9 +10,20 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
+from nanogpt.config import GPTConfig
+from nanogpt.model import GPT
 from nanogpt.sample import filter_logits
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
-from nanogpt.widgets import explore_sampling, plot_sampling, token_label
+from nanogpt.widgets import (
+    attention_weights,
+    explore_attention,
+    explore_sampling,
+    explore_schedule,
+    explore_size,
+    explore_tokens,
+    plot_sampling,
+    token_label,
+)
 
 TOKENIZER = CharTokenizer("\n $abcdefgh", eot="\n")
 LOGITS = torch.linspace(3, -3, 11)[torch.randperm(11, generator=torch.Generator().manual_seed(0))]
@@ -48,7 +59,9 @@ def test_errors():
         plot_sampling(LOGITS, TOKENIZER, top_p=2)
 
 
-def test_a_slider_draws_the_figure_anew(monkeypatch):
+@pytest.fixture
+def notebook(monkeypatch):
+    "What is displayed, and what takes its place later."
     shown, updates = [], []
 
     class Handle:
@@ -56,6 +69,11 @@ def test_a_slider_draws_the_figure_anew(monkeypatch):
 
     display = lambda item, display_id=None: shown.append(item) or Handle()
     monkeypatch.setattr(IPython.display, "display", display)
+    return shown, updates
+
+
+def test_a_slider_draws_the_figure_anew(notebook):
+    shown, updates = notebook
     assert explore_sampling(LOGITS, TOKENIZER) is None
     box, picture = shown
     assert isinstance(box, ipywidgets.VBox) and picture.data.startswith(PNG)
@@ -65,6 +83,81 @@ def test_a_slider_draws_the_figure_anew(monkeypatch):
     assert len(updates) == 5 and all(update.data.startswith(PNG) for update in updates)
     temperature.value, top_k.value, top_p.value, min_p.value = 1.0, 11, 1.0, 0.0
     assert updates[-1].data == picture.data != updates[0].data
+
+
+GPT_CONFIGS = [
+    GPTConfig(16, 11, n_layer=2, n_head=4, n_embd=32, init_std=0.3),
+    GPTConfig.llama(
+        block_size=16, vocab_size=11, n_layer=2, n_head=4, n_embd=32, init_std=0.3, n_kv_head=2, qk_norm=True
+    ),
+    GPTConfig(16, 11, n_layer=2, n_head=4, n_embd=32, init_std=0.3, window=3, document_token=0),
+]
+EXPLORERS = {
+    "schedule": (lambda: explore_schedule(50), dict(schedule="wsd", learning_rate=1e-2, warmup_iters=0)),
+    "size": (lambda: explore_size("cpu"), dict(n_layer=1, n_head=25, block_size=64, vocab_size=65, tokens=5e9)),
+    "attention": (
+        lambda: explore_attention(GPT(GPT_CONFIGS[0]), TOKENIZER, "abba"),
+        dict(layer=2, head=4, text="a cab" * 9),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_control_draws_its_figure_anew(notebook, name):
+    (start, changes), (shown, updates) = EXPLORERS[name], notebook
+    assert start() is None
+    box, picture = shown
+    assert picture.data.startswith(PNG) and repr(box) == "(In a live notebook there are controls here.)"
+    controls = {control.description: control for control in box.children}
+    drawn = [picture.data]
+    for control, value in changes.items():
+        assert not controls[control].continuous_update, "a figure takes a while"
+        controls[control].value = value
+        drawn.append(updates[-1].data)
+    assert len(set(drawn)) == len(drawn) == len(updates) + 1
+    assert all(data.startswith(PNG) for data in drawn)
+
+
+def test_a_wrong_text_is_explained_where_the_figure_was(notebook):
+    shown, updates = notebook
+    explore_attention(GPT(GPT_CONFIGS[0]), TOKENIZER, "abba")
+    text = shown[0].children[-1]
+    for wrong, why in (("<z>", "not in the vocabulary"), ("", "the text is empty")):
+        text.value = wrong
+        assert why in updates[-1].data and "<z>" not in updates[-1].data
+    text.value = "abba"
+    assert updates[-1].data == shown[1].data
+
+
+def test_tokens_follow_every_key(notebook):
+    shown, updates = notebook
+    explore_tokens("a$b", {"bytes": ByteTokenizer(), "<few>": TOKENIZER})
+    page, (text,) = shown[1], shown[0].children
+    assert text.continuous_update and page.data.count("<code") == 6 and "<b>&lt;few&gt;</b>: 3 tokens" in page.data
+    text.value = "€ <\n"
+    assert all(f">{label}</code>" in updates[-1].data for label in ("e2", "82", "ac", "␣", "&lt;", r"\n"))
+    assert updates[-1].data.count("<code") == 6 and "not in the vocabulary" in updates[-1].data
+    text.value = ""
+    assert updates[-1].data.count(": 0 tokens") == 2
+
+
+@pytest.mark.parametrize("config", GPT_CONFIGS, ids=["GPT-2", "Qwen3", "window and documents"])
+def test_the_weights_are_those_that_the_model_uses(config):
+    model, outputs = GPT(config, torch.Generator().manual_seed(0)).eval(), []
+    ids = torch.tensor([1, 2, 0, 3, 4, 5, 6, 2, 1])
+    before = model(ids[None])[0]
+    weights = attention_weights(model, ids)
+    assert weights.shape == (2, 4, 9, 9) and torch.allclose(weights.sum(-1), torch.ones(2, 4, 9))
+    assert not weights.triu(1).any() and (config.window is None or not weights.tril(-3).any())
+    assert config.document_token is None or not weights[..., 2:, :2].any()
+    keep = lambda layer, inputs, output: outputs.append((layer, layer.heads(inputs[0])[2], output))
+    hooks = [block.attn.register_forward_hook(keep) for block in model.transformer.h]
+    assert torch.equal(model(ids[None])[0], before), "the model is as it was"
+    for hook, rows, (layer, v, output) in zip(hooks, weights, outputs):
+        hook.remove()
+        mixed = rows @ v.repeat_interleave(4 // v.shape[1], dim=1)
+        torch.testing.assert_close(layer.c_proj(mixed.transpose(1, 2).flatten(2)), output)
+    assert not any(block.attn._forward_pre_hooks for block in model.transformer.h)
 
 
 def test_in_a_kernel_the_figure_is_an_output_that_the_sliders_replace(tmp_path):
