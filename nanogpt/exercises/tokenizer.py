@@ -8,8 +8,11 @@ __all__ = ['merge_order', 'joined_documents', 'single_digits', 'unused_tokens', 
 # %% ../../nbs/solutions/01_tokenizer.ipynb #4a4ff0b8
 import inspect
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+
+import torch
 
 from nanogpt.bpe import train_bpe
 from nanogpt.corpus import tales
@@ -26,7 +29,7 @@ from nanogpt.tutor import close, exercise, expect
 def merge_order(mine: list[str]) -> Iterator[str]:
     "The tokens of the word `father`, a list of strings, if the merges are e + r, h + e and t + he, in this order."
     listed = isinstance(mine, (list, tuple)) and all(isinstance(token, str) for token in mine)
-    expect(listed, f"{mine!r} is no list of strings; write the tokens as in ['fa', 'ther']")
+    expect(listed, f"{mine!r} is not a list of strings; write the tokens as in ['fa', 'ther']")
     expect("".join(mine) == "father", f"together, these tokens spell {''.join(mine)!r} and not 'father'")
     expect(len(mine) < 6, "nothing was merged, but at least one of the three pairs occurs in the word")
     made = {*"father", "er", "he", "the"}
@@ -43,7 +46,7 @@ def merge_order(mine: list[str]) -> Iterator[str]:
     "01_tokenizer", "fill in",
     "Encode each document on its own. A number can be added to a list of ids without any text.",
     "Text in a document must stay text, so do not allow any special token, and do not spell one yourself.",
-    "In a loop over the documents, extend the list by `tokenizer.encode(document)`, and append `tokenizer.eot`.",
+    "In a loop over the documents, extend the list with `tokenizer.encode(document)`, and append `tokenizer.eot`.",
 )
 def joined_documents(mine: Callable[[Tokenizer, list[str]], list[int]]) -> Iterator[str]:
     "One list of ids for several documents, in which the tokenizer's id `eot` ends each of them."
@@ -60,12 +63,17 @@ def joined_documents(mine: Callable[[Tokenizer, list[str]], list[int]]) -> Itera
     got = join(bpe, ["the fox", "the mole"])
     fox, mole = bpe.encode("the fox"), bpe.encode("the mole")
     expect(got != fox + mole, "nothing shows where the first document ends and the second begins")
-    spelt = "the end is spelt out in characters: `encode` treats special tokens as plain text, unless they are allowed"
-    expect(eot in got, spelt)
+    spelt = bpe.encode("<|endoftext|>")
+    plain = "the end is spelt out in characters: `encode` treats special tokens as plain text, unless they are allowed"
+    expect(got[len(fox) : len(fox + spelt)] != spelt, plain)
+    end = got[len(fox)] if len(got) > len(fox) else eot
+    number = f"the first document ends with {end}, but `tokenizer.eot` is {eot} here; every tokenizer has its own"
+    expect(end == eot or got[: len(fox + mole) + 1] != [*fox, end, *mole], number)
     expect(got != [*fox, eot, *mole], "the last document has no end: there are two documents and one end")
-    expect(got[0] != eot, "the list begins with the end of a document; the id comes after each, not before it")
+    expect(got[:1] != [eot], "the list begins with the end of a document; the id comes after each, not before it")
     wanted = f"the ids are {got}; they should be {fox}, {eot}, {mole} and {eot}, in one list"
     expect(got == [*fox, eot, *mole, eot], wanted)
+    expect(join(bpe, ["", "the fox"]) == [eot, *fox, eot], "an empty document needs an end too")
     yield "each document is followed by its end"
     text = "<|endoftext|> ends a text"
     hostile = join(bpe, [text, "the fox"])
@@ -73,7 +81,7 @@ def joined_documents(mine: Callable[[Tokenizer, list[str]], list[int]]) -> Itera
     expect(ends == 2, f"a document that only talks about `<|endoftext|>` was ended by it: 2 documents, {ends} ends")
     changed = f"the ids of {text!r} are not those of plain text; was something taken out of it?"
     expect(hostile == [*bpe.encode(text), eot, *fox, eot], changed)
-    yield "no document can end itself"
+    yield "no text in a document can end it"
     for other, text in ((ByteTokenizer(), "café"), (CharTokenizer("\nabc", eot="\n"), "abba")):
         end = join(other, [text])[-1:]
         given = f"with a {type(other).__name__} the last id is {end}, but the `eot` of this tokenizer is {other.eot}"
@@ -88,7 +96,7 @@ def joined_documents(mine: Callable[[Tokenizer, list[str]], list[int]]) -> Itera
     "Put `\\d` with its optional space first, replace `\\w+` by `[^\\W\\d]+`, and leave the rest as it is.",
 )
 def single_digits(mine: Callable[[str], list[str]]) -> Iterator[str]:
-    "The pieces of a text, cut as by `SimpleBPE`, but each digit is a piece of its own, perhaps with a space before."
+    "The pieces of a text, cut as by `SimpleBPE`, but each digit is a piece of its own, perhaps with a space before it."
 
     def cut(text: str) -> list[str]:
         pieces = mine(text)
@@ -100,21 +108,25 @@ def single_digits(mine: Callable[[str], list[str]]) -> Iterator[str]:
 
     text = "In 1999 fox2 paid  €314.15_7\n"
     got = cut(text)
-    expect("" not in got, "there are empty pieces: something in the pattern can match without taking a character")
+    empty = "there are empty pieces: an alternative matches nothing, or the pattern has a group ( ), and then "
+    expect("" not in got, empty + "`re.findall` returns only what the group took; (?: ) avoids this")
     lost = [*(Counter(text) - Counter("".join(got)))]
     expect(not lost, f"these characters of {text!r} were lost: {lost}. Each of them needs an alternative that takes it")
     expect("".join(got) == text, f"joined, the pieces are {''.join(got)!r}, and not the text {text!r}")
     yield "joined, the pieces are the text"
     digits = {piece: sum(character.isdigit() for character in piece) for piece in got}
     several = [piece for piece in got if digits[piece] > 1]
-    expect(not several, f"{several} have several digits. Does another alternative take them first?")
+    many = "have several digits. Does an alternative take more than one digit, or does another take them first?"
+    expect(not several, f"{several} {many}")
     mixed = [piece for piece in got if digits[piece] and len(piece.strip()) > 1]
     expect(not mixed, f"{mixed} have a digit and something else, because `\\w+` also takes digits")
     yield "each digit is alone"
     text = 'The "café" of my_aunt,   in\nГреция.'
     wanted = re.findall(r" ?\w+| ?[^\w\s]+|\s+", text)
-    other = [piece for piece in cut(text) if piece not in wanted]
-    expect(cut(text) == wanted, f"text without digits should be cut as before, but it now has the pieces {other}")
+    got = cut(text)
+    new, lost = ([piece for piece in a if piece not in b] for a, b in ((got, wanted), (wanted, got)))
+    change = f"{', '.join(map(repr, lost))} was lost" if lost and not new else f"it now has the pieces {new or got}"
+    expect(got == wanted, f"text without digits should be cut as before, but {change}")
     yield "text without digits is cut as before"
 
 # %% ../../nbs/solutions/01_tokenizer.ipynb #51a3ed9d
@@ -129,9 +141,13 @@ def unused_tokens(mine: int) -> Iterator[str]:
     text = "\n".join(tales(count=200).documents())
     times = Counter(train_bpe(text, 768).encode(text))
     unused = sum(times[i] == 0 for i in range(256, 768))
+    number = close(mine, mine) and torch.as_tensor(mine).dim() == 0
+    expect(number, f"this is {reprlib.repr(mine)}; write a number: how many, not which ones")
+    share = close(mine, unused / 512, 0.01) or close(mine, 100 * unused / 512, 0.01)
+    expect(not share, f"{mine}: that is the share of the learnt tokens; how many are they?")
     wrong = {
-        unused / 512: "that is the share of the learnt tokens; how many are they?",
         768 - len(times): "that includes single bytes, of which tales need few; count only ids from 256 on",
+        512 - len(times): "you subtracted all the ids that occur, also single bytes; count only ids from 256 on",
         512 - unused: "so many learnt tokens do occur; how many do not?",
         len(times): "so many different ids occur, with those of single bytes; how many learnt ones are missing?",
         sum(times[i] < 10 for i in range(256, 768)): "so many occur fewer than ten times; how many not even once?",
@@ -140,14 +156,14 @@ def unused_tokens(mine: int) -> Iterator[str]:
     for value, message in wrong.items():
         expect(not close(mine, value, 0.001), f"{mine}: {message}")
     expect(close(mine, unused), f"{mine} is not how many of the ids from 256 to 767 are missing in the encoded text")
-    yield "the number is right: more than half of them are only steps on the way to longer tokens"
+    yield "the number is right: more than half of the learnt tokens are only steps on the way to longer ones"
 
 # %% ../../nbs/solutions/01_tokenizer.ipynb #e68b632a
 @exercise(
     "01_tokenizer", "fix",
-    "A token may be a part of a character. What should be shown when only its first byte has arrived?",
-    "Decode all the ids that you have so far, not the last one alone. An unfinished character ends in U+FFFD.",
-    "Remember what is `shown`. If `text` does not end in '\\ufffd', add `text[len(shown):]`; otherwise add ''.",
+    "Alone, an id may be only a part of a character. Which earlier ids do you need to decode it?",
+    "Decode all the ids so far. While the last character is unfinished, the decoded text ends in U+FFFD.",
+    "Remember what is `shown`. If the decoded `text` does not end in '\\ufffd', add `text[len(shown):]`; otherwise ''.",
 )
 def streamed_text(mine: Callable[[Tokenizer, list[int]], list[str]]) -> Iterator[str]:
     "For each id the text that it adds to what is shown, or an empty text as long as a character is unfinished."
@@ -163,13 +179,15 @@ def streamed_text(mine: Callable[[Tokenizer, list[int]], list[str]]) -> Iterator
     tokenizer, text = ByteTokenizer(), "aé€🦊!"
     ids = tokenizer.encode(text)
     got = stream(tokenizer, ids)
-    broken = [i for i, piece in enumerate(got) if "\ufffd" in piece]
-    part = f"the text is {text!r}, but ids {broken} are shown as '\ufffd': each is only a part of a character"
-    expect(not broken, part)
+    broken = ", ".join(str(i) for i, piece in enumerate(got) if "\ufffd" in piece)
+    part = f"the ids at positions {broken} are each shown as '\ufffd': alone, each is only a part of a character"
+    expect(not broken, f"the text is {text!r}, but {part}")
     expect(any(got[:-1]), "nothing is shown before the last id, but 'a' was complete with the first")
     again = f"the last text is {got[-1]!r}: it repeats what was shown before; return only what is new"
     expect(got[-1] != text, again)
     joined = "".join(got)
+    ending = f"the texts join to {joined!r} instead of {text!r}: the end is missing; is the last id used?"
+    expect(joined != text[:-1], ending)
     dropped = f"the texts join to {joined!r} instead of {text!r}: the bytes of an unfinished character must be kept"
     expect(joined == text, dropped)
     yield "joined, the texts are the whole text"
@@ -177,10 +195,14 @@ def streamed_text(mine: Callable[[Tokenizer, list[int]], list[str]]) -> Iterator
         done, shown = tokenizer.decode(ids[:n]), "".join(got[:n])
         expect("\ufffd" in done or shown == done, f"after {n} ids, {done!r} has arrived, but {shown!r} is shown")
     yield "each character is shown when its last byte arrives"
-    bpe, text = BPETokenizer([(b" ", b"\xce"), (b"\xce", b"\xbf")]), "ο γάλα λ"  # a space with half a character
+    bpe, text = BPETokenizer([(b" ", b"\xce"), (b"\xce", b"\xbf")]), "ο γάλα λ"  # a space and half a character
     joined = "".join(stream(bpe, bpe.encode(text)))
-    expect(joined == text, f"where a token is a space with half a character, {text!r} is shown as {joined!r}")
+    expect(joined == text, f"where a token is a space and half a character, {text!r} is shown as {joined!r}")
     yield "tokens of several bytes are right too"
+    got = stream(tokenizer, [0xC3, *b"abc"])
+    held = f"after one byte that is no character, 'abc' is shown as {got[1:]}; bytes that can never become a character"
+    expect("abc" in "".join(got), f"{held} must not hold up the rest")
+    yield "bytes that are no text do not hold up the rest"
 
 # %% ../../nbs/solutions/01_tokenizer.ipynb #bdfa6309
 @exercise(
@@ -190,16 +212,16 @@ def streamed_text(mine: Callable[[Tokenizer, list[int]], list[str]]) -> Iterator
     "To decode, turn each id into bytes: `characters[i].encode()` if i < n, otherwise `bytes([i - n])`. Join them.",
 )
 def byte_fallback(mine: Callable[[str], Tokenizer]) -> Iterator[str]:
-    "A class of tokenizers with an id for each of `characters`, and one for each byte of all the other characters."
+    "A class of tokenizers with an id for each of `characters`, and one for each of the 256 byte values, for the rest."
     derived = inspect.isclass(mine) and hasattr(mine, "encode")
     expect(derived, "give the check the class itself, and let the class inherit from `Tokenizer`")
     for name in ("encode_ordinary", "decode_bytes"):
         method = getattr(mine, name, None)
         own = inspect.isfunction(method) and not method.__module__.startswith("nanogpt.")
         expect(own, f"`{name}` is not yours: a class that inherits it cannot mix characters and bytes")
-    tokenizer = mine("abc xyz")
+    tokenizer, accented = mine("abc xyz"), mine("aé猫")
 
-    def encode(text: str) -> list[int]:
+    def encode(text: str, tokenizer: Tokenizer = tokenizer) -> list[int]:
         ids = tokenizer.encode(text)
         listed = isinstance(ids, list) and all(isinstance(i, int) for i in ids)
         expect(listed, f"`encode_ordinary` returned {ids!r}; it should be a flat list of whole numbers")
@@ -208,6 +230,10 @@ def byte_fallback(mine: Callable[[str], Tokenizer]) -> Iterator[str]:
     known, foreign = encode("abc xyz"), encode("é€")
     seven = f"the seven known characters have the ids {known}; each should have one of its own"
     expect(len(set(known)) == len(known) == 7, seven)
+    for character in "é猫":
+        n = len(encode(character, accented))
+        walk = f"{character!r} is in `characters`, but it became {n} ids; did you walk through the bytes?"
+        expect(n == 1, walk)
     yield "each known character has an id of its own"
     expect(foreign, "'é€' became an empty list: unknown characters are lost")
     expect(len(foreign) == 5, f"'é€' became {len(foreign)} ids, but it has five bytes, and both characters are unknown")
@@ -219,13 +245,16 @@ def byte_fallback(mine: Callable[[str], Tokenizer]) -> Iterator[str]:
     expect(not clash, f"the ids {clash} mean known characters and also bytes; `decode` cannot tell them apart")
     yield "no id means both a character and a byte"
     size, last = getattr(tokenizer, "vocab_size", None), max(known + encode(others + "🦊"))
+    more = f"with 7 characters, `vocab_size` is {size}, more than the characters and the 256 byte values need"
+    expect(not isinstance(size, int) or size <= 263, more)
     expect(size == 263, f"with 7 characters, `vocab_size` is {size}; there must be room for each value of a byte too")
     expect(last < 263, f"id {last} is outside the vocabulary: with 263 tokens, the last id is 262")
     yield "the ids fit into the vocabulary"
-    for text in ("abc xyz", "café by a fox", "猫🦊 z"):
-        back = tokenizer.decode_bytes(encode(text))
+    texts = ["abc xyz", "café by a fox", "猫🦊 z"]
+    for text, one in [*((text, tokenizer) for text in texts), ("é猫ñ\x00", accented)]:
+        back = one.decode_bytes(encode(text, one))
         expect(isinstance(back, bytes), f"`decode_bytes` returns {type(back).__name__}; it should be bytes")
-        expect(back == text.encode(), f"{text!r} comes back as {back.decode(errors='replace')!r}")
+        expect(back == text.encode(), f"{text!r} comes back as {reprlib.repr(back.decode(errors='replace'))}")
     half = tokenizer.decode_bytes(foreign[:1])
     expect(half == b"\xc3", f"the first id of 'é' alone decodes to {half!r}; it should be its first byte, b'\\xc3'")
     yield "every text comes back whole"

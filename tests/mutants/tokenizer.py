@@ -12,7 +12,7 @@ mistake(check.merge_order, "a token that no merge makes", "no merge makes ['th']
 mistake(check.merge_order, "one token", "no merge makes ['father']", ["father"])
 mistake(check.merge_order, "letters only", "nothing was merged", list("father"))
 mistake(check.merge_order, "a letter left out", "spell 'fathr'", ["f", "a", "th", "r"])
-mistake(check.merge_order, "how many tokens", "no list of strings", 5)
+mistake(check.merge_order, "how many tokens", "not a list of strings", 5)
 
 
 @mistake(check.joined_documents, "joined as text", "was ended by it")
@@ -56,6 +56,21 @@ def _(tokenizer, documents):
     return [i for text in documents for i in tokenizer.encode(text) + tokenizer.encode("<|endoftext|>", "all")]
 
 
+@mistake(check.joined_documents, "a number of one's own", "ends with 256, but")
+def _(tokenizer, documents):
+    return [i for document in documents for i in [*tokenizer.encode(document), 256]]
+
+
+@mistake(check.joined_documents, "empty documents skipped", "an empty document needs")
+def _(tokenizer, documents):
+    return [i for document in documents if document for i in [*tokenizer.encode(document), tokenizer.eot]]
+
+
+@mistake(check.joined_documents, "nothing", "the ids are []")
+def _(tokenizer, documents):
+    return []
+
+
 def cut(pattern):
     return lambda text: re.findall(pattern, text)
 
@@ -67,13 +82,19 @@ mistake(check.single_digits, "Latin letters", "['_']. Each", cut(r" ?\d| ?[A-Za-
 mistake(check.single_digits, "spaces alone", "the pieces [' ', ", cut(r"\d|[^\W\d]+|[^\w\s]+|\s+"))
 mistake(check.single_digits, "digits left out", "were lost: ['1', ", cut(r" ?[^\W\d]+| ?[^\w\s]+|\s+"))
 mistake(check.single_digits, "groups", "holds tuples", cut(r"( ?\d)|( ?[^\W\d]+)|( ?[^\w\s]+)|(\s+)"))
-mistake(check.single_digits, "an optional digit", "empty pieces", cut(r" ?\d?| ?[^\W\d]+| ?[^\w\s]+|\s+"))
+mistake(check.single_digits, "an optional digit", "matches nothing", cut(r" ?\d?| ?[^\W\d]+| ?[^\w\s]+|\s+"))
+mistake(check.single_digits, "no Greek", "'Греция' was lost", cut(r" ?\d| ?[a-zA-Z_\u00e9]+| ?[^\w\s]+|\s+"))
 
 mistake(check.unused_tokens, "how many are used", "so many learnt tokens do occur", 237)
 mistake(check.unused_tokens, "with single bytes", "that includes single bytes", 510)
 mistake(check.unused_tokens, "different ids", "different ids occur", 258)
 mistake(check.unused_tokens, "rare ones", "fewer than ten times", 284)
 mistake(check.unused_tokens, "a share", "that is the share", 0.537)
+mistake(check.unused_tokens, "in per cent", "53.7: that is the share", 53.7)
+mistake(check.unused_tokens, "in whole per cent", "54: that is the share", 54)
+mistake(check.unused_tokens, "all that occur subtracted", "also single bytes", 254)
+mistake(check.unused_tokens, "which ones", "how many, not which ones", [*range(256, 531)])
+mistake(check.unused_tokens, "as text", "'275'; write a number", "275")
 mistake(check.unused_tokens, "none", "may have swallowed", 0)
 mistake(check.unused_tokens, "off by one", "276 is not how many", 276)
 
@@ -82,9 +103,13 @@ def cumulative(tokenizer, ids):
     return [tokenizer.decode(ids[: n + 1]) for n in range(len(ids))]
 
 
-mistake(check.streamed_text, "each id alone", "[1, 2, 3, ", lambda tokenizer, ids: [tokenizer.decode([i]) for i in ids])
 mistake(check.streamed_text, "text, not a list", "of type str", lambda tokenizer, ids: tokenizer.decode(ids))
 mistake(check.streamed_text, "characters, not ids", "there are 5", lambda tokenizer, ids: [*tokenizer.decode(ids)])
+
+
+@mistake(check.streamed_text, "each id alone", "ids at positions 1, 2, 3, ")
+def _(tokenizer, ids):
+    return [tokenizer.decode([i]) for i in ids]
 
 
 @mistake(check.streamed_text, "bytes ignored", "join to 'a!'")
@@ -113,6 +138,26 @@ def _(tokenizer, ids):
 def _(tokenizer, ids):
     texts = [bytes(ids[: n + 1]).decode(errors="ignore") for n in range(len(ids))]
     return [text[len(old) :] for old, text in zip(["", *texts], texts)]
+
+
+@mistake(check.streamed_text, "the last id forgotten", "is the last id used?")
+def _(tokenizer, ids):
+    texts = ["" if text.endswith("\ufffd") else text for text in cumulative(tokenizer, ids)]
+    whole = ["", *(max(texts[: n + 1], key=len) for n in range(len(ids) - 1))]
+    return ["", *(text[len(old) :] for old, text in zip(whole, whole[1:]))]
+
+
+@mistake(check.streamed_text, "only complete bytes", "is shown as ['', '', '']")
+def _(tokenizer, ids):
+    held, texts = b"", []
+    for i in ids:
+        held += tokenizer.decode_bytes([i])
+        try:
+            texts.append(held.decode())
+            held = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts
 
 
 class Good(Tokenizer):
@@ -159,6 +204,37 @@ class _(Good):
     def __init__(self, characters):
         Good.__init__(self, characters)
         self.vocab_size = len(characters)
+
+
+@mistake(check.byte_fallback, "bytes looked up as characters", "'é' is in `characters`, but it became 2 ids")
+class _(Good):
+    def encode_ordinary(self, text):
+        return [self.characters.find(chr(b)) if chr(b) in self.characters else self.n + b for b in text.encode()]
+
+
+@mistake(check.byte_fallback, "an id for the end", "`vocab_size` is 264, more than")
+class _(Good):
+    def __init__(self, characters):
+        Good.__init__(self, characters)
+        self.vocab_size = len(characters) + 257
+
+
+@mistake(check.byte_fallback, "code points as bytes", "'é猫ñ\\x00' comes back as")
+class _(Good):
+    def decode_bytes(self, ids):
+        return b"".join(bytes([ord(self.characters[i]) % 256 if i < self.n else i - self.n]) for i in ids)
+
+
+@mistake(check.byte_fallback, "Latin-1", "UnicodeEncodeError in your line")
+class _(Good):
+    def decode_bytes(self, ids):
+        return b"".join(self.characters[i].encode("latin-1") if i < self.n else bytes([i - self.n]) for i in ids)
+
+
+@mistake(check.byte_fallback, "byte 0 taken for a character", "IndexError in your line")
+class _(Good):
+    def decode_bytes(self, ids):
+        return b"".join(self.characters[i].encode() if i <= self.n else bytes([i - self.n]) for i in ids)
 
 
 @mistake(check.byte_fallback, "bytes from 256 on", "id 496 is outside the vocabulary")
