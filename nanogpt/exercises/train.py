@@ -8,6 +8,7 @@ __all__ = ['forgotten_clear', 'keep_best', 'batch_noise', 'loss_along_window', '
 # %% ../../nbs/solutions/08_train.ipynb #37cbdc6f
 import math
 from collections.abc import Callable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ from nanogpt.tutor import close, exercise, expect, expect_shape
 )
 def forgotten_clear(mine: float) -> Iterator[str]:
     "The weight after five steps of SGD from 0, rate 0.1, if each batch's gradient is 1 and is never cleared."
-    expect(not close(mine, -0.5), "-0.5 is where the weight ends if the gradient is cleared after every step")
+    cleared = "-0.5 is where the weight ends up if the gradient is cleared after every step"
+    expect(not close(mine, -0.5), cleared)
     expect(not close(mine, 1.5), "1.5 is the right distance, but a step goes against the gradient")
     expect(not close(mine, -2.5), "-2.5 is five steps with a gradient of 5, but only the last step sees a 5")
     expect(not close(mine, -1), "-1 counts gradients of 0 to 4, but the first step already sees a 1")
@@ -58,8 +60,8 @@ def _train_and_keep(mine: Callable, losses: list[float]) -> tuple[Any, float, in
 @exercise(
     "08_train", "fix",
     "Print the weights that you keep, once when you keep them and once more a round later.",
-    "`state_dict` makes a new dictionary, but the tensors in it are those of the model.",
-    "What you keep must be a copy, made when the loss is measured. `copy.deepcopy` makes one.",
+    "See what `state_dict` shares with the model: which parts of it does training change?",
+    "When the loss is the lowest so far, copy every tensor of it. After the last round, load these copies.",
 )
 def keep_best(mine: Callable[..., None]) -> Iterator[str]:
     "Call `train()`, then `measure()`, in each round; the model ends with the weights of the lowest loss."
@@ -74,8 +76,9 @@ def keep_best(mine: Callable[..., None]) -> Iterator[str]:
     returned = f"{where}: you return those of round 4, but the model itself should have them"
     expect(weight == 4 or not close(kept, [[4.0]]), returned)
     expect(weight != 5, f"{where}, which had the highest loss; keep those of the lowest")
-    last = "which is only the last one. Do the weights that you kept still change when the model trains on?"
-    expect(weight != 6, f"{where}, {last}")
+    last = f"{where}, which is simply the last one. Which round do the weights that you kept belong to"
+    passed_in = "just before you return? And do they end up in the model that was passed in?"
+    expect(weight != 6, f"{last}, {passed_in}")
     expect(weight == 4, f"{where}; it should have exactly the weights of round 4")
     yield "the model ends with the weights of the lowest loss"
     for losses in ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]):
@@ -92,35 +95,46 @@ def keep_best(mine: Callable[..., None]) -> Iterator[str]:
     "Stack 200 gradients, so that the shape is (200, parameters). `std(0)` is the noise of each parameter.",
     "Average this noise over the parameters. Do it for both sizes, and divide the first by the second.",
 )
-def batch_noise(mine: float) -> Iterator[str]:
+def batch_noise(mine: float | Tensor) -> Iterator[str]:
     "How many times noisier (by standard deviation) the gradient of 4 windows is than that of 64."
+    if isinstance(mine, Tensor):
+        many = f"the result has {mine.numel()} numbers, perhaps one ratio for each parameter"
+        expect(mine.numel() == 1, f"{many}; the check wants one: average the noise over the parameters first")
+        mine = mine.item()
+    expect(isinstance(mine, Real), f"the result is of type {type(mine).__name__}; it should be a number")
     expect(not close(mine, 16, 0.2), "16 is the ratio of the variances; the standard deviation is their root")
     expect(not close(mine, 1 / 4, 0.1), "1/4 is the wrong way round: the smaller batch is the noisier one")
     expect(not close(mine, 1 / 16, 0.02), "1/16 compares variances, and the wrong way round")
-    same = f"{mine} says that both are alike, but a mean over 64 windows varies less than one over 4"
-    expect(not close(mine, 1, 0.2), same)
-    expect(close(mine, 4, 0.06), f"{mine} is too far from the exact value; take 200 batches of each size")
-    yield "the ratio is near its exact value"
+    same = f"{mine:.3g} says that both are alike, but a mean over 64 windows varies less than one over 4"
+    expect(not close(mine, 1, 0.05), same)
+    lengths = f"{mine:.3g} compares how long the gradients are; the noise is how much they differ from batch "
+    deviation = "to batch, so take the deviation over the batches (dimension 0)"
+    expect(not close(mine, 1.5, 0.2), lengths + deviation)
+    expect(close(mine, 4, 0.06), f"{mine:.3g} is too far from the exact value; take 200 batches of each size")
+    yield "the ratio is near its exact value, √(64/4) = 4: half the noise needs four times the windows"
 
 # %% ../../nbs/solutions/08_train.ipynb #c463b8aa
 @exercise(
     "08_train", "fill in",
     "You need the loss of each target, (B, T). `model(x, y)` gives only their mean, so use its logits.",
-    "`F.cross_entropy(logits.transpose(1, 2), y, ignore_index=-1, reduction='none')` is 0 where `y` is −1.",
+    "`F.cross_entropy` wants the vocabulary in dimension 1, (B, V, T), and it has an option that gives "
+    "the loss of each target instead of their mean.",
+    "`F.cross_entropy(logits.transpose(1, 2), y, ignore_index=-1, reduction='none')` is 0 where `y` is −1. "
     "Add up these losses over all windows of all batches, and also `y >= 0`. Divide the two sums at the end.",
 )
 def loss_along_window(mine: Callable[..., Tensor]) -> Iterator[str]:
-    "The mean loss at each of the T positions of a window, (T,), over all targets of all batches (x, y)."
+    "The mean loss at each of the T positions, (T,), over all targets there, in all batches (x, y)."
     config = GPTConfig(block_size=6, vocab_size=9, n_layer=1, n_head=1, n_embd=8, dropout=0.3)
     config.init_std = config.embd_std = 1.0
     model = GPT(config)
-    x, y = torch.randint(9, (2, 5, 6))
+    x, y = torch.randint(9, (2, 7, 6))
     y[0, 2:] = y[1, 4:] = -1
-    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    y[2] = 0
+    batches = [(x[:5], y[:5]), (x[5:], y[5:])]
     got = expect_shape(mine(model, batches), (6,), "the result for windows of 6 tokens")
     yield "there is one number for each position"
     expect(model.training, "the model is no longer in training mode, so it would go on without dropout")
-    other = "a second call gives other losses: put the model in evaluation mode while you measure"
+    other = "a second call gives different losses: put the model in evaluation mode while you measure"
     expect(close(got, mine(model, batches)), other)
     kept = "the result can still be differentiated, so torch keeps the activations of all batches in memory"
     expect(not got.requires_grad, kept)
@@ -131,28 +145,40 @@ def loss_along_window(mine: Callable[..., Tensor]) -> Iterator[str]:
     with torch.no_grad():
         logits = model(x, y)[0]
         losses = F.cross_entropy(logits.transpose(1, 2), y, ignore_index=-1, reduction="none")
-    counts = (y >= 0).sum(0)
-    expect(not close(got, losses.sum(0)), "these are the sums over all windows; divide them by the targets")
-    padded = f"position 5 has {counts[5]} targets in 5 windows, but you divide by 5: −1 counts as a loss of 0"
+        zeros = F.cross_entropy(logits.transpose(1, 2), y.clamp(min=0), reduction="none")
+    counts, sums = (y >= 0).sum(0), losses.sum(0)
+    expect(not close(got, sums), "these are the sums over all windows; divide them by the targets")
+    overall = f"you divide by all {counts.sum()} targets, but position 0 has only {counts[0]}"
+    expect(not close(got, sums / counts.sum()), overall)
+    padded = f"position 5 has {counts[5]} targets in 7 windows, but you divide by 7: −1 counts as a loss of 0"
     expect(not close(got, losses.mean(0)), padded)
-    parts = [losses[rows].sum(0) / (y[rows] >= 0).sum(0) for rows in (slice(4), slice(4, 5))]
-    means = "this is the mean of two batches' means: the second, of one window, counts as much as the first"
-    expect(not close(got, torch.stack(parts).mean(0)), means)
-    total = losses.sum() / counts.sum()
+    clamped = [zeros.mean(0), zeros.sum(0) / counts]
+    expect(not any(close(got, one) for one in clamped), "a −1 was counted as token 0, but it is not a target")
+    positive = [sums / (y > 0).sum(0), (losses * (y > 0)).sum(0) / (y > 0).sum(0)]
+    expect(not any(close(got, one) for one in positive), "token 0 is a target too; only −1 is not")
+    second = "you divide the sums over both batches by the targets of the second one: does `count` grow?"
+    expect(not close(got, sums / 2), second)
+    last = "only the last batch counts: do `total` and `count` grow with each batch?"
+    expect(not close(got, losses[5:].mean(0)), last)
+    first = losses[:5].sum(0) / (y[:5] >= 0).sum(0)
+    expect(not close(got, first), "only the first batch counts: do you return before the loop is over?")
+    means = "this is the mean of two batches' means: the second, of 2 windows, counts as much as the one of 5"
+    expect(not close(got[0], (losses[:5, 0].mean() + losses[5:, 0].mean()) / 2), means)
+    total = sums.sum() / counts.sum()
     expect(not close(got, total.expand(6)), "all positions have the same loss: you average over them, too")
-    wanted = losses.sum(0) / counts
+    wanted = sums / counts
     wrong = [i for i in range(6) if not close(got[i], wanted[i])]
-    first = wrong[0] if wrong else 0
-    expect(not wrong, f"the loss at position {first} is {wanted[first]:.3f}; yours is {got[first]:.3f}")
+    at = wrong[0] if wrong else 0
+    expect(not wrong, f"the loss at position {at} is {wanted[at]:.3f}; yours is {got[at]:.3f}")
     yield "each target counts once, at its position"
 
 # %% ../../nbs/solutions/08_train.ipynb #9524e8da
 class _Fragile(nn.Module):
-    "Its loss has two weights. Where y is 0, the root of 0 has a loss of 0 and a gradient that is not finite."
+    "It has two parameters. Where y is 0, the root of 0 has a loss of 0 and a gradient that is not finite."
 
     def __init__(self):
         super().__init__()
-        self.slope, self.root = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+        self.slope, self.root = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[None, Tensor]:
         return None, (self.slope * x).mean() + (self.root * y).sqrt().mean()
@@ -168,7 +194,7 @@ def guarded_step(mine: Callable[..., bool]) -> Iterator[str]:
     "Take a step on (x, y) unless its gradient is damaged: then change nothing. Return whether you took it."
     model, twin = _Fragile(), _Fragile()
     optimizer, other = (torch.optim.AdamW(m.parameters(), lr=0.1) for m in (model, twin))
-    x = y = torch.ones(4)
+    x = y = torch.ones(4, 2)
 
     def plain_step():
         twin(x, y)[1].backward()
@@ -176,24 +202,26 @@ def guarded_step(mine: Callable[..., bool]) -> Iterator[str]:
         other.zero_grad()
 
     def weights(of: nn.Module) -> list[float]:
-        return [round(p.item(), 4) for p in of.parameters()]
+        return [round(number, 4) for p in of.parameters() for number in p.tolist()]
 
     stepped = mine(model, optimizer, x, y)
     plain_step()
-    expect(weights(model) != [1, 1], "a batch with a sound gradient changed nothing: take the step")
+    expect(weights(model) != [1] * 4, "a batch with a sound gradient changed nothing: take the step")
     expect(close(weights(model), weights(twin)), f"a sound batch gives {weights(model)}, not {weights(twin)}")
     expect(close(stepped, True), f"the step was taken, but you return {stepped}, not True")
     yield "a sound batch is a normal step"
+    gradient = "one of the two numbers in the gradient of the parameter"
     cases = {
-        "x holds NaN": (x * torch.nan, y),
-        "the gradient of the first parameter is infinite": (x * torch.inf, y),
-        "the loss is finite, but the gradient of the last parameter is NaN": (x, torch.tensor([1.0, 0])),
+        f"{gradient} `slope` is NaN": (x * torch.tensor([1, torch.nan]), y),
+        f"{gradient} `slope` is infinite": (x * torch.tensor([torch.inf, 1]), y),
+        f"{gradient} `root` is NaN": (x, y * torch.tensor([1, torch.nan])),
+        f"the loss is finite, but {gradient} `root` is NaN": (x, y * torch.tensor([1, 0])),
     }
     for what, batch in cases.items():
         before = weights(model)
         stepped = mine(model, optimizer, *batch)
         after = weights(model)
-        ruined = f"{what}: now the weights are {after}, and no later batch can mend them"
+        ruined = f"{what}: now the weights are {after}, and no later batch can repair them"
         expect(all(map(math.isfinite, after)), ruined)
         changed = f"{what}: the weights went from {before} to {after}; a skipped step changes nothing"
         expect(after == before, changed)
@@ -249,6 +277,8 @@ def split_step(mine: Callable[..., None]) -> Iterator[str]:
     expect(not close(got, half[0] + half[1]), double)
     equal = "both micro-batches count the same, but one has 6 targets and the other 24"
     expect(not close(got, (half[0] + half[1]) / 2), equal)
+    times = f"the step has the right direction, but it is {length / norm:.3g} times as long as it should be"
+    expect(close(length, norm) or not close(got / length, whole / norm), times)
     differs = (got - whole).norm().item() / norm
     apart = f"without clipping, the step differs from that of the whole batch by {differs:.0%} of its norm"
     expect(close(got, whole), apart)
@@ -256,8 +286,9 @@ def split_step(mine: Callable[..., None]) -> Iterator[str]:
     limit = 0.1
     got, model, _ = moved(limit)
     length = got.norm().item()
-    unclipped = f"the norm of the step is {length:.2f} with the limit {limit}, so it was not clipped"
-    expect(not close(got, whole), unclipped)
+    unclipped = f"the norm of the step is {length:.2f} with the limit {limit}"
+    late = "so the gradient was not yet clipped when the optimizer stepped"
+    expect(not close(got, whole), f"{unclipped}, {late}")
     single = f"single numbers are cut at {limit}, but the limit is for the norm of all numbers together"
     expect(not close(got, whole.clamp(-limit, limit)), single)
     expect(close(length, limit, 1e-3), f"with the limit {limit}, the norm of the step is {length:.3f}")

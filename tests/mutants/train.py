@@ -34,7 +34,7 @@ def keep(model, train, measure, rounds, *, copied=True, patience=9, highest=Fals
     return best
 
 
-mistake(check.keep_best, "not copied", "is only the last one", lambda *args: keep(*args, copied=False))
+mistake(check.keep_best, "not copied", "is simply the last one", lambda *args: keep(*args, copied=False))
 mistake(check.keep_best, "stopped at once", "one worse round", lambda *args: keep(*args, patience=1))
 mistake(check.keep_best, "the highest", "had the highest loss", lambda *args: keep(*args, highest=True))
 
@@ -84,7 +84,10 @@ def _(model, train, measure, rounds):
 mistake(check.batch_noise, "variances", "ratio of the variances", 16.2)
 mistake(check.batch_noise, "the wrong way round", "the smaller batch is the noisier one", 0.25)
 mistake(check.batch_noise, "variances, the wrong way round", "1/16 compares variances", 0.0625)
-mistake(check.batch_noise, "no difference", "varies less", 1.1)
+mistake(check.batch_noise, "no difference", "varies less", 1.02)
+mistake(check.batch_noise, "length instead of noise", "how long the gradients are", torch.tensor(1.523456))
+mistake(check.batch_noise, "a ratio for each parameter", "average the noise", torch.full((1000,), 4.0))
+mistake(check.batch_noise, "text", "of type str", "4.0")
 mistake(check.batch_noise, "too few batches", "take 200 batches", 3.3)
 
 
@@ -135,9 +138,25 @@ def _(model, batches):
     return losses
 
 
-@mistake(check.loss_along_window, "means of batches", "as much as the first")
+@mistake(check.loss_along_window, "means of batches", "as much as the one of 5")
 def _(model, batches):
     return sum(quiet(lambda losses, y: losses.sum(0) / (y >= 0).sum(0))(model, [one]) for one in batches) / 2
+
+
+@mistake(check.loss_along_window, "only the last batch", "only the last batch")
+def _(model, batches):
+    return quiet(lambda losses, y: losses.sum(0) / (y >= 0).sum(0))(model, batches[-1:])
+
+
+@mistake(check.loss_along_window, "returned in the loop", "only the first batch")
+def _(model, batches):
+    return quiet(lambda losses, y: losses.sum(0) / (y >= 0).sum(0))(model, batches[:1])
+
+
+@mistake(check.loss_along_window, "-1 as token 0", "counted as token 0")
+def _(model, batches):
+    batches = [(x, y.clamp(min=0)) for x, y in batches]
+    return quiet(lambda losses, y: losses.mean(0))(model, batches)
 
 
 @mistake(check.loss_along_window, "not transposed", "RuntimeError in your line `losses = F.cross_entropy(")
@@ -149,10 +168,16 @@ def _(model, batches):
 
 answer = quiet(lambda losses, y: losses.sum(0))
 mistake(check.loss_along_window, "sums", "divide them by the targets", answer)
+answer = quiet(lambda losses, y: losses.sum(0) / (y >= 0).sum())
+mistake(check.loss_along_window, "divided by all targets", "position 0 has only 7", answer)
+answer = quiet(lambda losses, y: losses.sum(0) / (y > 0).sum(0))
+mistake(check.loss_along_window, "token 0 not counted", "token 0 is a target too", answer)
+answer = quiet(lambda losses, y: losses.sum(0) / 2)
+mistake(check.loss_along_window, "count not added up", "does `count` grow", answer)
 mistake(check.loss_along_window, "-1 counted", "a loss of 0", quiet(lambda losses, y: losses.mean(0)))
 answer = quiet(lambda losses, y: (losses.sum() / (y >= 0).sum()).expand(6))
 mistake(check.loss_along_window, "one mean", "all positions have the same loss", answer)
-mistake(check.loss_along_window, "each window", "has the shape (5, 6)", quiet(lambda losses, y: losses))
+mistake(check.loss_along_window, "each window", "has the shape (7, 6)", quiet(lambda losses, y: losses))
 mistake(check.loss_along_window, "a list", "of type list", quiet(lambda losses, y: losses.mean(0).tolist()))
 answer = quiet(lambda losses, y: (losses.sum(0) / (y >= 0).sum(0)).flip(0))
 mistake(check.loss_along_window, "last position first", "the loss at position 0 is", answer)
@@ -168,8 +193,10 @@ def guard(model, optimizer, x, y, *, sound=lambda gradient: gradient.isfinite().
     return bool(stepped)
 
 
+answer = lambda *args: guard(*args, sound=lambda gradient: gradient.isfinite().any())
+mistake(check.guarded_step, "any number instead of all", "of the parameter `slope` is NaN: now the weights", answer)
 answer = lambda *args: guard(*args, which=slice(1))
-mistake(check.guarded_step, "only the first parameter", "the last parameter is NaN: now the weights", answer)
+mistake(check.guarded_step, "only the first parameter", "of the parameter `root` is NaN: now the weights", answer)
 answer = lambda *args: guard(*args, sound=lambda gradient: not gradient.isnan().any())
 mistake(check.guarded_step, "only NaN", "is infinite: now the weights", answer)
 answer = lambda *args: not guard(*args)
@@ -178,7 +205,17 @@ answer = lambda *args: guard(*args) or None
 mistake(check.guarded_step, "None returned", "you return None", answer)
 
 
-@mistake(check.guarded_step, "clipped", "x holds NaN: now the weights")
+@mistake(check.guarded_step, "only the loss", "the loss is finite, but")
+def _(model, optimizer, x, y):
+    loss = model(x, y)[1]
+    loss.backward()
+    if loss.isfinite():
+        optimizer.step()
+    optimizer.zero_grad()
+    return bool(loss.isfinite())
+
+
+@mistake(check.guarded_step, "clipped", "now the weights are [nan, nan")
 def _(model, optimizer, x, y):
     model(x, y)[1].backward()
     clip_grad_norm_(model.parameters(), 1.0)
@@ -241,9 +278,22 @@ mistake(check.split_step, "equal weights", "count the same", lambda *args: split
 mistake(check.split_step, "no weights", "twice the step", lambda *args: split(*args, share=1))
 mistake(check.split_step, "clipped too early", "for too little", lambda *args: split(*args, inside=True))
 mistake(check.split_step, "numbers cut", "single numbers", lambda *args: split(*args, clip=clip_grad_value_))
-mistake(check.split_step, "not clipped", "was not clipped", lambda *args: split(*args[:3], math.inf))
+mistake(check.split_step, "not clipped", "was not yet clipped", lambda *args: split(*args[:3], math.inf))
 mistake(check.split_step, "half the limit", "is 0.050", lambda *args: split(*args[:3], args[3] / 2))
 mistake(check.split_step, "divided by targets", "by 93%", lambda *args: split(*args, share=1 / 30))
+
+
+def weighted(model, optimizer, batches, limit, divisor):
+    "Each loss counts by its targets, and all is divided by something."
+    for x, y in batches:
+        (model(x, y)[1] * (y >= 0).sum() / divisor).backward()
+    clip_grad_norm_(model.parameters(), limit)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+mistake(check.split_step, "weighted, not divided", "30 times as long", lambda *args: weighted(*args, 1))
+mistake(check.split_step, "divided twice", "0.5 times as long", lambda *args: weighted(*args, 60))
 
 
 def lengthen(parameters, limit):
