@@ -232,6 +232,18 @@ def exact_resume(mine: Callable[[dict], tuple]) -> Iterator[str]:
     expect(held == {id(parameter) for parameter in model.parameters()}, other)
     forgot = "the optimizer has no moments: each weight would move by a whole learning rate in the first step"
     expect(optimizer.state, forgot)
+    saved = adamw(model, 0.01)
+    saved.load_state_dict(copy.deepcopy(checkpoint["optimizer"]))
+    for name, parameter in model.named_parameters():
+        had, has = saved.state[parameter], optimizer.state.get(parameter, {})
+        lost = [part for part in had if not close(has.get(part), had[part], 0)]
+        expect(not lost, f"`{', '.join(lost[:1])}` of {name} in the optimizer is not that of the checkpoint")
+    for group, theirs in zip(optimizer.param_groups, saved.param_groups):
+        for name in ("betas", "eps", "weight_decay"):
+            other = f"the optimizer has {name}={group[name]}, but the checkpoint has {theirs[name]}"
+            expect(group[name] == theirs[name], other)
+    left = any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    expect(not left, "the model already has gradients, and those of the next step would be added to them")
     yield "the weights and the optimizer's moments are back"
     wrong = "the 3 iterations before the save had the numbers 0 to 2, so the next is number 3"
     expect(iteration == 3, f"the iteration is {iteration}: {wrong}")
@@ -239,6 +251,8 @@ def exact_resume(mine: Callable[[dict], tuple]) -> Iterator[str]:
     expect(torch.equal(sampler.get_state(), checkpoint["sampler"]), again)
     yield "the iteration and the sampler are right"
     expect(model.training, "the model is in eval mode: it would go on training without dropout")
+    asleep = [name for name, part in model.named_modules() if not part.training]
+    expect(not asleep, f"{', '.join(asleep[:1])} is in eval mode, although the model as a whole is not")
     set_rng_state(checkpoint["rng"][0])
     model_from_checkpoint(checkpoint)
     early = "the random states were restored, but then the new model drew its first weights from them"
@@ -249,8 +263,8 @@ def exact_resume(mine: Callable[[dict], tuple]) -> Iterator[str]:
     set_rng_state(checkpoint["rng"][0])
     losses = _train(model, optimizer, sampler, iteration)
     for i, (loss, straight) in enumerate(zip(losses, wanted), 1):
-        off = f"loss {i} after the resume is {abs(loss - straight):.1g} away from that without a crash"
-        expect(loss == straight, off)
+        off = f"loss {i} after the resume is {abs(loss - straight):.1g} away from that without a crash, though all"
+        expect(loss == straight, f"{off} parts of the checkpoint are back: is it another model, or another dropout?")
     yield "the next losses are equal in every bit"
 
 # %% ../../nbs/solutions/10_checkpoint.ipynb #fd794141

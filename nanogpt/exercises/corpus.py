@@ -41,7 +41,7 @@ def text_perplexity(mine: float) -> Iterator[str]:
     }
     for value, message in wrong.items():
         expect(not close(mine, value, 0.003), message)
-    other = f"{mine} is not it: average the four costs, and take e to the power of that"
+    other = f"{mine} is not it: what does each of the four characters cost, and what do they cost on average?"
     expect(close(mine, math.exp(loss), 0.003), other)
     yield "the perplexity is right"
 
@@ -176,7 +176,7 @@ def word_perplexity(mine: float) -> Iterator[str]:
     }
     for value, message in wrong.items():
         expect(not close(mine, value, 0.004), message)
-    other = f"{mine} is not it: divide the cost of a tale by its number of words, and take e to the power of that"
+    other = f"{mine} is not it: what does a perfect model pay for a whole tale, and how many words share that cost?"
     expect(close(mine, math.exp(loss), 0.01), other)
     yield "the perplexity is right: it belongs to a unit, and 1.17 per character is the same model"
 
@@ -184,7 +184,7 @@ def word_perplexity(mine: float) -> Iterator[str]:
 @exercise(
     "02_corpus", "extend",
     "Go from the shortest context to the longest, and let each one correct the distribution of the one before it.",
-    "Pretend that the context was seen once more than it was, and that the old `p` says what came after it.",
+    "If a context was seen 9 times, and c came next 3 times, then with what you pretend, c came 3 + p[c] times in 10.",
     "With `seen = counts[n].get(before[len(before) - n:], Counter())`, c gets (seen[c] + p[c]) / (seen.total() + 1).",
 )
 def blended_counts(mine: Callable[[list, str, list[str]], dict[str, float]]) -> Iterator[str]:

@@ -82,7 +82,7 @@ def sharded_traffic(mine: float) -> Iterator[str]:
         (525, "525 is too little by a factor of 8: did you cut up the 400 MB twice?"),
     ):
         expect(not close(mine, wrong), told)
-    expect(close(mine, 4200), f"{mine} is not it: multiply micro-batches, collectives, and MB per collective")
+    expect(close(mine, 4200), f"{mine} is not it: what is sent for one micro-batch, and how much of it by each rank?")
     yield "the traffic is right"
 
 # %% ../../nbs/solutions/11_distributed.ipynb #77ed809c

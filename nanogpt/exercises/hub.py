@@ -107,7 +107,8 @@ def gelu_gap(mine: float) -> Iterator[str]:
     "Collect all problems in a list. If it is not empty, raise a ValueError that joins them; otherwise copy.",
 )
 def strict_load(mine: Callable[[nn.Module, dict[str, Tensor]], None]) -> Iterator[str]:
-    "Copy tensors into a model. Raise ValueError that names all missing, unexpected, or of another shape."
+    "Load tensors, or raise a ValueError that names all weights that are missing, unexpected, or of another shape."
+    types = []  # of what was raised
 
     def attempt(without: tuple[str, ...], more: dict[str, Tensor]) -> tuple[str | None, bool]:
         model = nn.ModuleDict({"first": nn.Linear(4, 3), "second": nn.Linear(3, 2)})
@@ -118,6 +119,7 @@ def strict_load(mine: Callable[[nn.Module, dict[str, Tensor]], None]) -> Iterato
             said = None
         except (ValueError, RuntimeError, KeyError) as error:
             said = str(error)
+            types.append(type(error))
         return said, all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
 
     model = nn.Linear(4, 3)
@@ -147,6 +149,9 @@ def strict_load(mine: Callable[[nn.Module, dict[str, Tensor]], None]) -> Iterato
     half = "the file was refused, but the model has some of its weights: check all before you copy one"
     expect(untouched, half)
     yield "what is refused leaves the model as it was"
+    others = [kind.__name__ for kind in types if not issubclass(kind, ValueError)]
+    expect(not others, f"a {', '.join(others[:1])} was raised; the exercise asks for a ValueError")
+    yield "what is raised is a ValueError"
 
 # %% ../../nbs/solutions/13_hub.ipynb #371ed468
 @exercise(

@@ -86,7 +86,7 @@ def sharpest_weight(mine: float) -> Iterator[str]:
         return 1 / (1 + 1023 * math.exp(-gap))
 
     expect(not close(mine, 4), "4 is the largest score; which weight does the softmax make of it?")
-    expect(not close(mine, 100 * largest(8), 0.01), f"{mine} is in percent; give a number between 0 and 1")
+    expect(not close(mine, 100 * largest(8), 0.01), f"{mine} is in per cent; give a number between 0 and 1")
     expect(not close(mine, 1 / 1024, 1e-5), "1/1,024 is for equal scores; how unequal can they be?")
     certain = "a weight of 1 comes out without a limit for the scores, or without the division by √D"
     expect(not close(mine, 1), certain)

@@ -188,7 +188,7 @@ def embeddings_apart(mine: Callable[[nn.Module, float], list[dict]]) -> Iterator
 @exercise(
     "07_optim", "fill in",
     "There are four steps: update the mean in `state`, mix in g again, orthogonalise, and move the weights.",
-    "The mean, first 0, becomes `mu * mean + (1 - mu) * g`. The same formula again mixes in g once more.",
+    "To mix in g once more, use the formula of the mean again, but do not store this result in `state`.",
     "`orthogonalise(x[None])[0]` is for one matrix. Shrink w by the factor 1 − lr · weight_decay, then step.",
 )
 def muon_rule(mine: Callable[[Tensor, Tensor, dict, float, float, float], Tensor]) -> Iterator[str]:

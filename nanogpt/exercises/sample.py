@@ -47,7 +47,7 @@ def heated_tail(mine: float) -> Iterator[str]:
     "The share of wrong tokens at temperature 1.5, if one token has 95 %, and 999 wrong ones share 5 %."
     p = torch.cat([torch.tensor([0.95]), torch.full((999,), 0.05 / 999)])
     exact = 1 - filter_logits(p.log(), 1.5).softmax(-1)[0].item()
-    expect(not close(mine, 0.05, 0.01), "0.05 is their share at temperature 1; what does 1.5 make of it?")
+    expect(not close(mine, 0.05, 0.01), "0.05 is the share of wrong tokens at temperature 1; what is it at 1.5?")
     expect(not close(mine, 0, 0.01), f"{mine} is almost none: logits are divided by the temperature")
     expect(not close(mine, 1, 0.01), f"{mine} is nearly all: did you draw from p as if it were logits?")
     expect(not close(mine, 1 - exact, 0.02), f"{mine} is the share of the right token, not of the others")
@@ -118,6 +118,8 @@ def dice_to_token(mine: Callable[[Tensor, float], int]) -> Iterator[str]:
     same = {token(p, 0.3) for _ in range(20)}
     expect(len(same) == 1, f"u=0.3 gave the tokens {sorted(same)}: use u, and no other random number")
     yield "the same u gives the same token"
+    alone = f"for p={p} and u=0.4 you return 3: you compare u with each probability itself, and not with a place"
+    expect([token(p, u) for u in (0.05, 0.3, 0.4)] != [1, 2, 3], f"{alone} on a line from 0 to 1")
     drawn = Counter(token(p, (i + 0.5) / 80) for i in range(80))
     counts = [drawn[i] for i in range(4)]
     expect(counts != [0, 0, 80, 0], "every u gives token 2: that is greedy")

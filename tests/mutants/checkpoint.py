@@ -194,11 +194,42 @@ def _(checkpoint):
     return model, *rest
 
 
-@mistake(check.exact_resume, "moments of one parameter lost", "loss 2 after the resume")
+@mistake(check.exact_resume, "moments of one parameter lost", "`exp_avg` of transformer.wte.weight")
 def _(checkpoint):
     model, optimizer, *rest = resume(checkpoint)
     optimizer.state[model.lm_head.weight]["exp_avg"].zero_()
     return model, optimizer, *rest
+
+
+@mistake(check.exact_resume, "another decay", "weight_decay=0.0")
+def _(checkpoint):
+    model, optimizer, *rest = resume(checkpoint)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    return model, optimizer, *rest
+
+
+@mistake(check.exact_resume, "gradients left", "already has gradients")
+def _(checkpoint):
+    model, *rest = resume(checkpoint)
+    model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
+    return model, *rest
+
+
+@mistake(check.exact_resume, "parts in eval mode", "transformer is in eval mode")
+def _(checkpoint):
+    model, *rest = resume(checkpoint)
+    model.eval().training = True
+    return model, *rest
+
+
+@mistake(check.exact_resume, "another dropout", "or another dropout")
+def _(checkpoint):
+    model, *rest = resume(checkpoint)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+    return model, *rest
 
 
 def crc(data):

@@ -16,7 +16,7 @@ mistake(check.text_perplexity, "the mean of perplexities", "the mean of 1/p", 2.
 mistake(check.text_perplexity, "the mean probability", "averaged the probabilities", 1.78)
 mistake(check.text_perplexity, "without the certain one", "left out the certain character", 2.52)
 mistake(check.text_perplexity, "another base", "not of 2", 1.617)
-mistake(check.text_perplexity, "something else", "average the four costs", 3)
+mistake(check.text_perplexity, "something else", "cost on average", 3)
 
 mistake(check.uneven_entropy, "all alike", "if the ten texts were equally likely", 2.303)
 mistake(check.uneven_entropy, "not weighted", "half of the time", 2.89)
@@ -113,7 +113,7 @@ mistake(check.word_perplexity, "perplexity multiplied", "multiply costs, not per
 mistake(check.word_perplexity, "another base", "not of 2", 1.695)
 mistake(check.word_perplexity, "letters only", "only the letters", 1.79)
 mistake(check.word_perplexity, "the cost of a tale", "cost of a whole tale", 43.553)
-mistake(check.word_perplexity, "something else", "divide the cost", 3)
+mistake(check.word_perplexity, "something else", "share that cost", 3)
 
 
 def blend(counts, before, alphabet, order=1, cut=lambda before, n: before[len(before) - n :]):

@@ -59,7 +59,7 @@ mistake(check.never_a_target, "one epoch's worth", "here you draw three", math.e
 mistake(check.never_a_target, "a third of it", "hit fewer new tokens", math.exp(-1) / 3)
 mistake(check.never_a_target, "the others", "at least once", 1 - math.exp(-3))
 mistake(check.never_a_target, "in epochs", "in epochs, almost none", 0.0)
-mistake(check.never_a_target, "in percent", "a percentage", 100 * math.exp(-3))
+mistake(check.never_a_target, "in per cent", "a percentage", 100 * math.exp(-3))
 mistake(check.never_a_target, "two epochs' worth", "12,288 windows", math.exp(-2))
 
 mistake(check.same_split, "as in the chapter", "in capitals", lambda text: split_of(text, 0.1))

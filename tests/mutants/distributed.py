@@ -12,7 +12,7 @@ mistake(check.sharded_traffic, "one scatter", "may not fit", 3150)
 mistake(check.sharded_traffic, "whole tensors", "no rank sends all of the 8 pieces", 4800)
 mistake(check.sharded_traffic, "all ranks", "all ranks together", 33600)
 mistake(check.sharded_traffic, "cut up twice", "cut up the 400 MB twice", 525)
-mistake(check.sharded_traffic, "something else", "multiply micro-batches", 1200)
+mistake(check.sharded_traffic, "something else", "for one micro-batch, and", 1200)
 
 
 @mistake(check.broadcast_weights, "only rank 0 calls", "rank 0 waits in `all_reduce`, but rank 1")

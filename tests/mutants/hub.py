@@ -1,4 +1,5 @@
 """Wrong answers to the exercises of chapter 13."""
+import copy
 import json
 
 import torch
@@ -86,6 +87,12 @@ def _(model, tensors):
 
 @mistake(check.strict_load, "strict", "the model has some of its weights")
 def _(model, tensors):
+    model.load_state_dict(tensors)
+
+
+@mistake(check.strict_load, "another type", "a RuntimeError was raised")
+def _(model, tensors):
+    copy.deepcopy(model).load_state_dict(tensors)
     model.load_state_dict(tensors)
 
 

@@ -82,7 +82,7 @@ mistake(check.next_token_loss, "sum", "is the sum", lambda *args: right(*args, r
 mistake(check.next_token_loss, "softmax twice", "twice", lambda x, ids: right(x.softmax(-1), ids))
 mistake(check.next_token_loss, "in bits", "in bits", lambda *args: right(*args) / math.log(2))
 mistake(check.next_token_loss, "sign", "the sign is wrong", lambda *args: -right(*args))
-mistake(check.next_token_loss, "perplexity", "without padding", lambda *args: right(*args).exp())
+mistake(check.next_token_loss, "perplexity", "is the perplexity", lambda *args: right(*args).exp())
 mistake(check.next_token_loss, "each place", "(10,)", lambda *args: right(*args, reduction="none"))
 mistake(check.next_token_loss, "padding as 0", "as token 0", lambda x, ids: right(x, ids.clamp(min=0)))
 mistake(check.next_token_loss, "logits too", "of type tuple", lambda x, ids: (x, right(x, ids)))
@@ -238,3 +238,4 @@ mistake(check.orders_told_apart, "as in the chapter", "one of the five tokens oc
 mistake(check.orders_told_apart, "each logit", "a vector of six", 718)
 mistake(check.orders_told_apart, "all positions", "445", 445)
 mistake(check.orders_told_apart, "rounded", "Keep more decimals", 111)
+mistake(check.orders_told_apart, "something else", "count the different rows", 24)

@@ -42,7 +42,7 @@ mistake(check.sharpest_weight, "not negative", "can be negative", 1 / (1 + 1023 
 mistake(check.sharpest_weight, "length 1", "not the length", 1 / (1 + 1023 * math.exp(-2)))
 mistake(check.sharpest_weight, "the score", "the largest score", 4)
 mistake(check.sharpest_weight, "equal weights", "equal scores", 1 / 1024)
-mistake(check.sharpest_weight, "percent", "in percent", 74.4)
+mistake(check.sharpest_weight, "per cent", "in per cent", 74.4)
 mistake(check.sharpest_weight, "something else", "how high and how low", 0.5)
 
 mistake(check.rows_needed, "one row each", "still free", 10_000)

@@ -5,13 +5,17 @@ from nanogpt import check
 
 from . import mistake
 
-mistake(check.steps_done_again, "Ctrl-C saved nothing", "a later checkpoint", 240)
-mistake(check.steps_done_again, "power failure as Ctrl-C", "without power, it cannot", 0)
-mistake(check.steps_done_again, "the whole run", "some of it is on disk", 1240)
-mistake(check.steps_done_again, "lost at the first stop", "were saved on Ctrl-C", 130)
-mistake(check.steps_done_again, "where it goes on", "beyond that", 1130)
-mistake(check.steps_done_again, "until the next checkpoint", "how many came after the last one", 10)
-mistake(check.steps_done_again, "one interval", "250 is not it", 250)
+mistake(check.logits_memory, "the weights", "far more logits", 0.248)
+mistake(check.logits_memory, "one window", "a single window", 1024 * 50257 * 2 / 1e9)
+mistake(check.logits_memory, "last position only", "one position of each window", 12 * 50257 * 2 / 1e9)
+mistake(check.logits_memory, "the width", "768 numbers", 12 * 1024 * 768 * 2 / 1e9)
+mistake(check.logits_memory, "one number each", "could come next", 12 * 1024 * 2 / 1e9)
+mistake(check.logits_memory, "numbers, not bytes", "in billions", 12 * 1024 * 50257 / 1e9)
+mistake(check.logits_memory, "float32", "float32", 12 * 1024 * 50257 * 4 / 1e9)
+mistake(check.logits_memory, "GiB", "GiB", 12 * 1024 * 50257 * 2 / 2**30)
+mistake(check.logits_memory, "MB", "in MB", 12 * 1024 * 50257 * 2 / 1e6)
+mistake(check.logits_memory, "bytes", "in bytes", 12 * 1024 * 50257 * 2)
+mistake(check.logits_memory, "something else", "how large is each", 3)
 
 
 mistake(check.fitting_batch, "remainder dropped", "468: 12 windows", lambda w, fits: (fits, w // fits))

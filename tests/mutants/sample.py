@@ -80,7 +80,7 @@ def _(logits, k):
 mistake(check.dice_to_token, "greedy", "that is greedy", lambda p, u: int(p.argmax()))
 mistake(check.dice_to_token, "all tokens alike", "equally often", lambda p, u: int(u * len(p)))
 mistake(check.dice_to_token, "own dice", "no other random number", lambda p, u: int(torch.multinomial(p, 1)))
-mistake(check.dice_to_token, "p itself", "the last token is 3", lambda p, u: int((p <= u).sum()))
+mistake(check.dice_to_token, "p itself", "each probability itself", lambda p, u: min(int((p <= u).sum()), 3))
 mistake(check.dice_to_token, "border to the left", "a border", lambda p, u: int((p.cumsum(0) < u).sum()))
 mistake(check.dice_to_token, "past the last", "token is 2", lambda p, u: int((p.cumsum(0) <= u).sum()))
 mistake(check.dice_to_token, "the token before", "begin at 0", lambda p, u: int((p.cumsum(0) <= u).sum()) - 1)
