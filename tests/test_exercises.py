@@ -14,7 +14,9 @@ table = root / "tests" / "mutants" / "README.md"
 names = sorted(path.stem for path in (root / "tests" / "mutants").glob("[a-z]*.py"))
 for name in names:
     import_module(f"mutants.{name}")
-chapters = sorted({exercise.chapter for exercise in tutor.EXERCISES.values()})
+strings = sorted({exercise.chapter for exercise in tutor.EXERCISES.values()})
+projects = [string.removeprefix("project ") for string in strings if string.startswith("project ")]
+chapters = [string for string in strings if not string.startswith("project ")]
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +52,21 @@ def code_of(path: Path) -> str:
 @pytest.mark.parametrize("chapter", chapters)
 def test_a_chapter_has_five_exercises_and_their_solutions(chapter):
     ours = [name for name, exercise in tutor.EXERCISES.items() if exercise.chapter == chapter]
-    asked, solved = (code_of(root / "nbs" / folder / f"{chapter}.ipynb") for folder in (".", "solutions"))
     assert len(ours) >= 5
-    assert re.findall(r"^check\.(\w+)\(\w", asked, re.M) == ours, "each once, in the same order"
-    assert re.findall(r"^assert check\.(\w+)\(", solved, re.M) == ours
+    assert_asked_and_solved(ours, f"{chapter}.ipynb", f"{chapter}.ipynb")
+
+
+@pytest.mark.parametrize("project", projects)
+def test_a_project_has_four_checks_and_their_solutions(project):
+    ours = [name for name, exercise in tutor.EXERCISES.items() if exercise.chapter == f"project {project}"]
+    assert len(ours) >= 4
+    assert_asked_and_solved(ours, f"projects/{project}.ipynb", f"project_{project}.ipynb")
+
+
+def assert_asked_and_solved(ours: list[str], asked: str, solved: str):
+    "Each once, in the same order, in the notebook and in its solution."
+    assert re.findall(r"^check\.(\w+)\(\w", code_of(root / "nbs" / asked), re.M) == ours
+    assert re.findall(r"^assert check\.(\w+)\(", code_of(root / "nbs" / "solutions" / solved), re.M) == ours
 
 
 def test_the_table_of_mistakes_is_up_to_date():
