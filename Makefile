@@ -25,7 +25,7 @@ test: env
 	$(BIN)/ruff check nanogpt tests scripts speedrun
 	$(BIN)/pyright nanogpt
 	rm -rf build/alone  # each notebook runs in a folder of its own, so that it needs no file but itself
-	for path in nbs/*.ipynb nbs/tools/*.ipynb nbs/solutions/*.ipynb; do \
+	for path in nbs/*.ipynb nbs/tools/*.ipynb nbs/solutions/*.ipynb nbs/projects/*.ipynb; do \
 	  folder=build/alone/$${path%.ipynb} && mkdir -p $$folder && cp $$path $$folder || exit 1; \
 	done
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test build/alone --n-workers 2 --timing

@@ -32,6 +32,7 @@ def test_chapter_has_its_parts(path):
     assert code[1].source.startswith("#| hide") and "pip" in code[1].source
     assert "## What we built" in prose
     assert 1_500 <= len(lesson.split()) <= 4_000 and len(exercises.split()) <= 1_000
+    assert bool(exercises) == (path.stem != "18_bench")
     assert any("whole_gpt(" in cell.source for cell in code), "you are here"
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert path.stat().st_size < 1_000_000
