@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/tools/check.ipynb #90a1aaa9
+from nanogpt.exercises.adder import *  # noqa: F403
 from nanogpt.exercises.attention import *  # noqa: F403
 from nanogpt.exercises.checkpoint import *  # noqa: F403
 from nanogpt.exercises.corpus import *  # noqa: F403

@@ -14,7 +14,9 @@ table = root / "tests" / "mutants" / "README.md"
 names = sorted(path.stem for path in (root / "tests" / "mutants").glob("[a-z]*.py"))
 for name in names:
     import_module(f"mutants.{name}")
-chapters = sorted({exercise.chapter for exercise in tutor.EXERCISES.values()})
+everything = sorted({exercise.chapter for exercise in tutor.EXERCISES.values()})
+projects = [chapter for chapter in everything if chapter.startswith("project ")]
+chapters = [chapter for chapter in everything if chapter not in projects]
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +49,23 @@ def code_of(path: Path) -> str:
     return "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
 
 
+def asked_and_solved(chapter: str, asked: str, solved: str) -> list[str]:
+    "The exercises of a chapter, which two notebooks must have in the same order."
+    ours = [name for name, exercise in tutor.EXERCISES.items() if exercise.chapter == chapter]
+    assert re.findall(r"^check\.(\w+)\(\w", code_of(root / "nbs" / asked), re.M) == ours, "each once"
+    assert re.findall(r"^assert check\.(\w+)\(", code_of(root / "nbs" / solved), re.M) == ours
+    return ours
+
+
 @pytest.mark.parametrize("chapter", chapters)
 def test_a_chapter_has_five_exercises_and_their_solutions(chapter):
-    ours = [name for name, exercise in tutor.EXERCISES.items() if exercise.chapter == chapter]
-    asked, solved = (code_of(root / "nbs" / folder / f"{chapter}.ipynb") for folder in (".", "solutions"))
-    assert len(ours) >= 5
-    assert re.findall(r"^check\.(\w+)\(\w", asked, re.M) == ours, "each once, in the same order"
-    assert re.findall(r"^assert check\.(\w+)\(", solved, re.M) == ours
+    assert len(asked_and_solved(chapter, f"{chapter}.ipynb", f"solutions/{chapter}.ipynb")) >= 5
+
+
+@pytest.mark.parametrize("project", projects)
+def test_a_project_has_four_exercises_and_their_solutions(project):
+    name = project.removeprefix("project ")
+    assert len(asked_and_solved(project, f"projects/{name}.ipynb", f"solutions/project_{name}.ipynb")) >= 4
 
 
 def test_the_table_of_mistakes_is_up_to_date():
