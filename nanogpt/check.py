@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/check.ipynb #90a1aaa9
+# %% ../nbs/tools/check.ipynb #62e72e3b
+from nanogpt.exercises.adder import *  # noqa: F403
 from nanogpt.exercises.attention import *  # noqa: F403
 from nanogpt.exercises.broken_runs import *  # noqa: F403
 from nanogpt.exercises.checkpoint import *  # noqa: F403

@@ -70,7 +70,8 @@ ORDER = """
     layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags course
     cli tutor exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model
     exercises.modern exercises.optim exercises.train exercises.sample exercises.checkpoint
-    exercises.distributed exercises.run exercises.hub exercises.broken_runs check
+    exercises.distributed exercises.run exercises.hub exercises.adder exercises.broken_runs
+    check
 """.split()
 
 
