@@ -1,11 +1,13 @@
 """What more than one test needs: a tiny run, and the command line in a process of its own."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+import child
 import hypothesis
 import pytest
 import torch
@@ -47,18 +49,33 @@ def tiny(tmp_path) -> TrainConfig:
     return replace(TINY, data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "out"))
 
 
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+if FORKS:
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(["nanogpt.train", "nanogpt.hub", "nanogpt.watch", "torch._dynamo"])
+
+
 @pytest.fixture
-def nanogpt(tmp_path):
-    "Run the `nanogpt` command in an empty folder; returns the finished process with its output as text."
+def nanogpt(tmp_path, tmp_path_factory):
+    """Run the `nanogpt` command in an empty folder; returns the finished process with its output as text.
+
+    Importing torch takes most of the time of most commands, so it is done once, unless the environment is another.
+    """
 
     def run(*args, **options) -> subprocess.CompletedProcess:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from nanogpt.cli import main; sys.exit(main())",
-            *map(str, args),
-        ]
-        environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
+        args, given = [*map(str, args)], options.pop("env", None)
+        if FORKS and given is None and set(options) <= {"input"}:
+            folder = tmp_path_factory.mktemp("streams")
+            streams = [str(folder / name) for name in ("stdin", "stdout", "stderr")]
+            Path(streams[0]).write_text(options.get("input", ""), encoding="utf-8")
+            process = forking.Process(target=child.command, args=(args, str(tmp_path), streams))
+            process.start()
+            process.join(300)
+            assert process.exitcode is not None, f"{args} is still running after 300 s"
+            out, err = (Path(stream).read_text(encoding="utf-8") for stream in streams[1:])
+            return subprocess.CompletedProcess(args, process.exitcode, out, err)
+        command = [sys.executable, "-c", "import sys; from nanogpt.cli import main; sys.exit(main())", *args]
+        environment = {**os.environ, "COLUMNS": "200", **(given or {})}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options
         )

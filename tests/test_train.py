@@ -333,14 +333,12 @@ def test_the_speedrun_of_124_million_has_gpt2s_size_and_learns(tmp_path):
     "GPT-2's 124 million, and 39 million of an output layer of its own; here a small copy of it."
     preset = get_preset("speedrun-124m")
     with torch.device("meta"):
-        params = GPT(replace(preset.model, vocab_size=50257)).num_params()
+        params = GPT(replace(preset, vocab_size=50257).model).num_params()
     assert round(params / 1e6) == 162 and preset.tokens_per_iter == 2**19
-    tokenizer = ByteTokenizer()
-    prepare(tales(200), tokenizer, tmp_path / "data")
-    shape = replace(preset.model, n_layer=2, n_head=2, n_embd=32, block_size=64)
     small = replace(
-        preset, model=shape, corpus="", data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "out"), batch_size=4,
-        gradient_accumulation_steps=2, max_iters=40, eval_interval=40, eval_windows=8, compile=False,
+        preset, corpus="tales", tokenizer="byte", data_dir=str(tmp_path / "data"), out_dir=str(tmp_path / "out"),
+        n_layer=2, n_head=2, n_embd=32, block_size=64, batch_size=4, gradient_accumulation_steps=2, max_iters=40,
+        eval_interval=40, eval_windows=8, compile=False,
     )  # fmt: skip
     rows = train(small, progress=False).metrics
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 1

@@ -34,12 +34,10 @@ from nanogpt.tutor import exercise, expect, expect_shape
 
 # %% ../../nbs/solutions/project_broken_runs.ipynb #fe627a36
 @cache
-def tales_text() -> tuple[
-    CharTokenizer,  # whose characters are the right table
-    Tensor,  # (N,) ids to train on
-    Tensor,  # (M,) ids to validate with
-]:
-    "2,000 tales as ids, one for each character."
+def tales_text() -> tuple[CharTokenizer, Tensor, Tensor]:
+    """2,000 tales as ids, one for each character.
+    Returns:
+        the right table; ids to train on (N,), to validate with (M,)"""
     text = "\n" + "\n".join(tales(2000).documents())
     tokenizer = CharTokenizer.from_text(text, "\n")
     ids = torch.tensor(tokenizer.encode(text))
