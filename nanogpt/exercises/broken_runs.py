@@ -37,7 +37,7 @@ from nanogpt.tutor import exercise, expect, expect_shape
 def tales_text() -> tuple[CharTokenizer, Tensor, Tensor]:
     """2,000 tales as ids, one for each character.
     Returns:
-        the right table; ids to train on (N,), to validate with (M,)"""
+        the right table; ids to train on (N,), to validate with"""
     text = "\n" + "\n".join(tales(2000).documents())
     tokenizer = CharTokenizer.from_text(text, "\n")
     ids = torch.tensor(tokenizer.encode(text))
