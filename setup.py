@@ -23,7 +23,7 @@ class WithChapters(build_py):
         super().run()
         if not self.editable_mode:
             chapters = Path(self.build_lib, "nanogpt", "chapters")
-            copytree(here / "nbs", chapters, ignore=ignore_patterns(".*", "*.qmd", "*.yml"), dirs_exist_ok=True)
+            copytree(here / "nbs", chapters, ignore=ignore_patterns(".*"), dirs_exist_ok=True)
 
 
 setup(

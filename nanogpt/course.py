@@ -20,7 +20,7 @@ from nanogpt.flags import command
 
 # %% ../nbs/tools/course.ipynb #d4b9c00d
 def copy_course(folder: str | Path) -> list[Path]:
-    """Copy the notebooks of the installed version: chapters, tools and solutions. Raises OSError.
+    """Copy the notebooks of the installed version: chapters, tools, solutions and projects. Raises OSError.
     Returns:
         the notebooks that were not there before"""
     package = Path(nanogpt.__file__).parent

@@ -24,13 +24,13 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def message_of(exercise, answer) -> str:
-    return exercise(*answer).message if isinstance(answer, tuple) else exercise(answer).message
+def verdict_on(exercise, answer) -> tutor.Verdict:
+    return exercise(*answer) if isinstance(answer, tuple) else exercise(answer)
 
 
 @pytest.mark.parametrize("exercise, mistake, answer, words", MISTAKES, ids=lambda part: getattr(part, "name", None))
 def test_a_wrong_answer_is_told_what_is_wrong(exercise, mistake, answer, words):
-    verdict = exercise(*answer) if isinstance(answer, tuple) else exercise(answer)
+    verdict = verdict_on(exercise, answer)
     assert verdict.state == "wrong" and words in verdict.message, f"{mistake}: {verdict}"
 
 
@@ -38,7 +38,7 @@ def test_a_wrong_answer_is_told_what_is_wrong(exercise, mistake, answer, words):
 def test_an_exercise_is_complete(name):
     exercise = tutor.EXERCISES[name]
     ours = [mistake for mistake in MISTAKES if mistake[0].name == name]
-    messages = [message_of(exercise, answer) for _, _, answer, _ in ours]
+    messages = [verdict_on(exercise, answer).message for _, _, answer, _ in ours]
     assert len(set(messages)) == len(ours) >= 3, "each mistake has a message of its own"
     assert len(exercise.hints) == len(set(exercise.hints)) == 3
     assert getattr(check, name) is exercise and exercise.__doc__
@@ -78,8 +78,9 @@ def mistakes_as_text() -> str:
     text = "# What each mistake is told\n\nWritten by `python tests/test_exercises.py`.\n"
     for name, exercise in sorted(tutor.EXERCISES.items(), key=lambda item: item[1].chapter):
         text += f"\n## {exercise.chapter}: {name}\n\n{exercise.__doc__}\n\n| mistake | message |\n| --- | --- |\n"
-        rows = [(mistake, message_of(exercise, answer)) for other, mistake, answer, _ in MISTAKES if other is exercise]
-        text += "".join(f"| {mistake} | {message.replace('|', chr(92) + '|')} |\n" for mistake, message in rows)
+        for mistake, answer in [(mistake, answer) for other, mistake, answer, _ in MISTAKES if other is exercise]:
+            message = verdict_on(exercise, answer).message.replace("|", r"\|")
+            text += f"| {mistake} | {message} |\n"
     return text
 
 
