@@ -173,7 +173,7 @@ class Detokenizer:
         """Returns: the text that is certain now"""
         if self.finished:
             return ""
-        if token == self.tokenizer.eot:
+        if token == self.tokenizer.eot or token in self.tokenizer.stop_ids:
             return self.finish()
         return self._take(self.decoder.decode(self.tokenizer.decode_bytes([token])))
 
@@ -208,7 +208,9 @@ def encode_prompt(model: nn.Module, tokenizer: Tokenizer, prompt: str) -> list[i
     if vocab_size and tokenizer.vocab_size > vocab_size:
         fix = "use the tokenizer that the model was trained with"
         raise ValueError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}; {fix}")
-    ids = ([] if tokenizer.eot is None else [tokenizer.eot]) + tokenizer.encode(prompt)
+    ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)]
+    if not ids and tokenizer.eot is not None:
+        ids = [tokenizer.eot]
     if not ids:
         raise ValueError("there is no end-of-text id to start from: give a prompt, such as a newline")
     return ids

@@ -24,14 +24,13 @@ from nanogpt.checkpoint import check_size, model_from_checkpoint, tokenizer_from
 from nanogpt.config import GPT2_SIZES, GPTConfig
 from nanogpt.device import pick_device, pick_dtype
 from nanogpt.files import atomic_write, read_json, write_json
+from nanogpt.huggingface import tokenizer_from_huggingface, tokenizer_to_huggingface
 from nanogpt.layouts import (
     Piece,
     check_fit,
     config_from_huggingface,
     config_to_huggingface,
     huggingface_layout,
-    tokenizer_from_huggingface,
-    tokenizer_to_huggingface,
 )
 from nanogpt.model import GPT
 from nanogpt.sharded import checkpoint_path, is_checkpoint, read_checkpoint
@@ -173,7 +172,7 @@ def save_pretrained(
     write_json(folder / "config.json", {**settings, **tokens, "dtype": dtype})
 
 # %% ../nbs/13_hub.ipynb #b4394721
-_FILES = ["config.json", "model*.safetensors*", "tokenizer*.json", "vocab.json", "merges.txt"]
+_FILES = ["*config.json", "model*.safetensors*", "tokenizer*.json", "*.jinja", "vocab.json", "merges.txt"]
 _NAME = "|".join([*GPT2_SIZES, r"(hf:)?\w[\w.-]*/\w[\w.-]*", r"hf:\w[\w.-]*"])
 
 
@@ -260,6 +259,6 @@ def load(
     model, checkpoint = load_model(path_or_name, dtype=dtype)
     try:
         tokenizer = tokenizer_of(path_or_name, checkpoint)
-    except (ValueError, FileNotFoundError):
+    except (ValueError, FileNotFoundError, ImportError):
         tokenizer = None
     return model.to(where, dtype), tokenizer

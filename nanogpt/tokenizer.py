@@ -56,10 +56,17 @@ class Tokenizer(Protocol):
     eot: int | None  # the id that ends a document, if the tokenizer has one
     special_ids: Mapping[str, int] = {}  # special tokens and their ids
     boundary: regex.Pattern = ANYWHERE  # where a text may be cut without changing its ids
+    stop_ids: Sequence[int] = ()  # ids besides eot that end what a model writes
+    chat_template: str | None = None  # in Jinja: how a chat is written, where the tokenizer says so
 
     def encode_ordinary(self, text: str) -> list[int]: ...  # treats special tokens as plain text
     def decode_bytes(self, ids: Iterable[int]) -> bytes: ...  # not text: a token may be part of a character
     def to_dict(self) -> dict: ...  # all that defines the tokenizer, ready for JSON
+
+    @property
+    def start_ids(self) -> list[int]:
+        "What a document begins with: the id that ended the one before it, where there is one."
+        return [] if self.eot is None else [self.eot]
 
     @property
     def fingerprint(self) -> str:

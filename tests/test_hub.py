@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -14,19 +15,20 @@ from safetensors.torch import load_file, save_file
 from nanogpt.bpe import train_bpe
 from nanogpt.checkpoint import save_checkpoint
 from nanogpt.config import GPTConfig
+from nanogpt.decode import Detokenizer
 from nanogpt.hub import find_model, load, load_model, model_from_huggingface, save_pretrained, tokenizer_of
+from nanogpt.huggingface import to_huggingface, tokenizer_from_huggingface
 from nanogpt.layouts import (
     PARTS,
     Piece,
     config_from_huggingface,
     config_to_huggingface,
     huggingface_layout,
-    tokenizer_from_huggingface,
 )
 from nanogpt.model import GPT
 from nanogpt.sample import generate
 from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
-from nanogpt.vocab import TiktokenTokenizer, to_huggingface
+from nanogpt.vocab import TiktokenTokenizer, load_tokenizer, tokenizer_from_dict
 
 GPT2 = dict(model_type="gpt2", vocab_size=37, n_positions=16, n_embd=32, n_layer=3, n_head=4)
 LLAMA = dict(
@@ -561,12 +563,10 @@ def test_a_model_of_another_class_is_not_guessed_at(model_args, tmp_path):
 
 def test_a_tokenizer_that_cannot_be_read_is_none(tmp_path):
     save_pretrained(GPT(OURS["gpt2"]), tmp_path, TOKENIZERS["bpe"])
-    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) | {
-        "pre_tokenizer": QWENS_CUT
-    }
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) | {"decoder": {"type": "WordPiece"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": QWENS_CUT}), encoding="utf-8")
     assert load(tmp_path, "cpu")[1] is None
-    with pytest.raises(ValueError, match="does not cut text as GPT-2 does"):
+    with pytest.raises(ValueError, match="model 'BPE' with decoder 'WordPiece' does not write bytes"):
         tokenizer_of(tmp_path, {})
 
 
@@ -868,42 +868,78 @@ def test_gpt2s_vocabulary_goes_out(tmp_path):
 QWENS_CUT = {
     "type": "Sequence",
     "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": r"\p{L}+"}, "behavior": "Isolated"},
-        {"type": "ByteLevel", "use_regex": False},
+        {"type": "Split", "pattern": {"Regex": r"\p{L}+"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "use_regex": False, "add_prefix_space": False, "trim_offsets": True},
     ],
 }
+BEGINS = {  # as Llama 3's: a special token before every text
+    "type": "TemplateProcessing", "pair": [],
+    "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [280], "tokens": ["<|endoftext|>"]}},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"pre_tokenizer": QWENS_CUT}, {"pre_tokenizer": None},
-        {"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, {"normalizer": {"type": "NFC"}},
-        {"model": {"type": "Unigram", "vocab": []}},
-        {"post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}},
-        {"post_processor": {"type": "TemplateProcessing", "special_tokens": {"<s>": {}}}},
-        {"added_tokens": [{"content": "<x>", "id": 290, "lstrip": True}]},
+        {"pre_tokenizer": {"type": "ByteLevel", "use_regex": False, "add_prefix_space": False, "trim_offsets": True}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}},
+        {"normalizer": {"type": "NFC"}}, {"post_processor": BEGINS},
+        {"added_tokens": [{"id": 280, "content": "<|endoftext|>", "special": True, "single_word": False,
+                           "lstrip": True, "rstrip": False, "normalized": False}]},
     ],
     ids=str,
 )  # fmt: skip
-def test_tokenizers_that_cut_otherwise_are_named(change, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(to_huggingface(TOKENIZERS["bpe"])), encoding="utf-8")
-    assert tokenizer_from_huggingface(tmp_path).fingerprint == TOKENIZERS["bpe"].fingerprint
+def test_tokenizers_that_cut_otherwise_are_read_by_their_library(change, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    save_pretrained(GPT(replace(OURS["gpt2"], vocab_size=281)), tmp_path, TOKENIZERS["bpe"])
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) | change
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(
-        ValueError,
-        match="does not cut text as GPT-2 does, so it cannot be read; .*transformers.AutoTokenizer",
-    ) as caught:
-        tokenizer_from_huggingface(tmp_path)
-    assert "\n" not in str(caught.value)
+    theirs, ours = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), load(tmp_path, "cpu")[1]
+    for text in ("The fox  wasn't\n\n here, 12 caf\u00e9 \U0001f98a", "one <|endoftext|> two", ""):
+        assert ours.start_ids + ours.encode(text, "all") == theirs.encode(text).ids
+    assert ours.eot == 280 not in ours.encode("one <|endoftext|> two") and ours.stop_ids == [280]
+    for again in (pickle.loads(pickle.dumps(ours)), tokenizer_from_dict(ours.to_dict()), load_tokenizer(tmp_path)):
+        assert again.fingerprint == ours.fingerprint and again.encode("The fox") == ours.encode("The fox")
+
+
+def mistral():
+    "A small tokenizer of sentencepiece's kind: spaces are ▁, one is put before a text, and bytes are the last resort."
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "t", "h", "e", "th", "the", "▁the"]
+    merges = [("t", "h"), ("th", "e"), ("▁", "the")]
+    model = tokenizers.models.BPE(
+        {word: i for i, word in enumerate(words)}, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True
+    )
+    core, decoders, normalizers = tokenizers.Tokenizer(model), tokenizers.decoders, tokenizers.normalizers
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(parts)
+    core.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    core.add_special_tokens(["<s>", "</s>"])
+    return core
+
+
+def test_a_tokenizer_of_sentencepieces_kind(tmp_path):
+    theirs = mistral()
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}', encoding="utf-8")
+    ours = tokenizer_from_huggingface(tmp_path)
+    assert (ours.start_ids, ours.eot, ours.vocab_size) == ([1], 2, 266)
+    for text in ("the the", "  caf\u00e9\n", "\U0001f98a the", ""):
+        ids = ours.encode(text, "all")
+        assert [1, *ids] == theirs.encode(text).ids and ours.decode(ids) == theirs.decode(ids) == text
+    assert 2 not in ours.encode("a</s>") and 2 in ours.encode("a</s>", "all") and 2 in ours.encode("a</s>", ["</s>"])
+    row = Detokenizer(ours, [])
+    written = [row.add(i) for i in ours.encode("the the\u00e9")]
+    assert "".join(written) + row.finish() == " the the\u00e9" and "\ufffd" not in "".join(written)
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match="there is no tokenizer.json in .*, and no vocab.json; name a folder that holds a tokenizer",
+        match="there is no tokenizer.json in .*, and no vocab.json; name a folder that holds one",
     ):
         tokenizer_from_huggingface(tmp_path)
 

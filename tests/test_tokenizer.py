@@ -25,7 +25,7 @@ from nanogpt import bpe, vocab
 from nanogpt.bpe import train_bpe
 from nanogpt.cuts import disputed_characters, safe_chunks
 from nanogpt.files import cache_dir
-from nanogpt.layouts import tokenizer_from_huggingface
+from nanogpt.huggingface import bpe_from_gpt2, to_huggingface, tokenizer_from_huggingface
 from nanogpt.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
@@ -35,14 +35,7 @@ from nanogpt.tokenizer import (
     split_pieces,
     train_bpe_naively,
 )
-from nanogpt.vocab import (
-    TiktokenTokenizer,
-    bpe_from_gpt2,
-    get_tokenizer,
-    load_tokenizer,
-    to_huggingface,
-    tokenizer_from_dict,
-)
+from nanogpt.vocab import TiktokenTokenizer, get_tokenizer, load_tokenizer, tokenizer_from_dict
 
 prepare_module = import_module("nanogpt.prepare")  # nanogpt.prepare is the function
 
