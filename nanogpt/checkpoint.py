@@ -28,6 +28,7 @@ from typing_extensions import TypedDict  # pydantic wants this one below Python 
 from nanogpt.budget import count_params
 from nanogpt.config import GPTConfig
 from nanogpt.files import atomic_write, checked
+from nanogpt.lora import add_lora
 from nanogpt.model import GPT
 from nanogpt.tokenizer import Tokenizer
 from nanogpt.vocab import tokenizer_from_dict
@@ -61,6 +62,7 @@ class Checkpoint(TypedDict):
     model_args: dict[str, Any]
     config: NotRequired[dict[str, Any]]
     tokenizer: NotRequired[dict[str, Any]]
+    chat_template: NotRequired[str | None]
     iter_num: NotRequired[int]
     best_val_loss: NotRequired[float | InstanceOf[Tensor]]
     parts: NotRequired[dict[str, str]]  # of a sharded run: file -> SHA-256
@@ -120,6 +122,8 @@ def model_from_checkpoint(checkpoint: dict) -> GPT:
     except TypeError as error:
         raise ValueError(f"this version of nanogpt cannot build the model: {error}") from None
     model = GPT(config)
+    if ranks := {len(tensor) for name, tensor in weights.items() if name.endswith("lora_A")}:
+        add_lora(model, min(ranks))
     if any(tensor.dtype == torch.float64 for tensor in weights.values()):
         model.double()
     try:
@@ -134,7 +138,9 @@ def tokenizer_from_checkpoint(checkpoint: dict) -> Tokenizer:
     "The tokenizer that the model was trained with. Raises ValueError for a checkpoint that does not say."
     if "tokenizer" not in checkpoint:
         raise ValueError("the checkpoint does not say which tokenizer it was trained with; pass one")
-    return tokenizer_from_dict(checkpoint["tokenizer"])
+    tokenizer = tokenizer_from_dict(checkpoint["tokenizer"])
+    tokenizer.chat_template = checkpoint.get("chat_template") or tokenizer.chat_template
+    return tokenizer
 
 
 def check_tokenizer(checkpoint: dict, tokenizer: Tokenizer):

@@ -39,6 +39,7 @@ class TokenDataset:
         vocab_size: int | None = None,
         dtype: str | np.dtype | None = None,
         eot: int | None = None,
+        mask: np.ndarray | None = None,
     ):
         """
         Args:
@@ -46,7 +47,8 @@ class TokenDataset:
             split: or "val": of a folder
             vocab_size: ids must be below this; None: the manifest's number
             dtype: of raw files; None: the manifest's, else uint16 (nanoGPT's)
-            eot: the end-of-text id; None: the manifest's"""
+            eot: the end-of-text id; None: the manifest's
+            mask: bool (N,): which ids are to be predicted; None: all"""
         self.split, self.name, self.meta, self.info, self.files = split, "the array", {}, {}, []
         if isinstance(source, str | Path):
             path, self.name = Path(source), str(source)
@@ -66,7 +68,7 @@ class TokenDataset:
             raise ValueError(f"ids are integers, got the type {self.dtype}")
         self.begins = [0, *np.cumsum([*map(len, self.shards)]).tolist()]  # of each shard, and the end
         self.vocab_size = vocab_size or self.meta.get("vocab_size")
-        self.eot = self.meta.get("eot") if eot is None else eot
+        self.eot, self.mask = self.meta.get("eot") if eot is None else eot, mask
 
     def __len__(self) -> int:
         return self.begins[-1]
@@ -112,6 +114,9 @@ def _batch(data: TokenDataset, starts: np.ndarray, count: np.ndarray | None, T: 
     x, y = ids[:, :-1], ids[:, 1:]
     if count is not None:
         y = y.masked_fill(torch.arange(T) >= torch.from_numpy(count)[:, None], -1)
+    if data.mask is not None:
+        places = (starts[:, None] + np.arange(1, T + 1)).clip(max=len(data) - 1)
+        y = y.masked_fill(torch.from_numpy(~data.mask[places]), -1)
     return x.contiguous(), y.contiguous()
 
 

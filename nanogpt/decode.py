@@ -202,13 +202,13 @@ def first_prompt(tokenizer: Tokenizer) -> str:
     return "" if tokenizer.eot is not None else tokenizer.decode([0])
 
 
-def encode_prompt(model: nn.Module, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    "The ids that a document with this beginning starts with."
+def encode_prompt(model: nn.Module, tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    "The ids that a document with this beginning starts with; ids stay as they are."
     vocab_size = _size_of(model, "vocab_size")
     if vocab_size and tokenizer.vocab_size > vocab_size:
         fix = "use the tokenizer that the model was trained with"
         raise ValueError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}; {fix}")
-    ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)]
+    ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
     if not ids and tokenizer.eot is not None:
         ids = [tokenizer.eot]
     if not ids:

@@ -26,7 +26,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nanogpt.config import GPTConfig, LIMITS, check_fields
 from nanogpt.corpus import get_corpus
-from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, get_preset, own_recipe, read_run
+from nanogpt.recipe import PRESETS, TrainConfig, chat_recipe, config_from_dict, get_preset, own_recipe, read_run
 
 # %% ../nbs/tools/flags.ipynb #60040b4d
 def metavar(name: str, hint: Any) -> str | None:
@@ -69,7 +69,7 @@ _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_mask
 GROUPS = {  # of a run's flags
     "data": "corpus tokenizer data_dir sampling aligned document_masking",
     "model": " ".join(field.name for field in fields(GPTConfig) if field.name not in _NO_FLAG),
-    "optimisation": "init_from max_iters max_seconds patience batch_size auto_batch "
+    "optimisation": "init_from lora_rank max_iters max_seconds patience batch_size auto_batch "
     "gradient_accumulation_steps seed optimizer muon_lr learning_rate min_lr warmup_iters lr_decay_iters schedule "
     "decay_fraction weight_decay beta1 beta2 grad_clip ema",
     "machine": "device dtype tf32 compile loss_chunk checkpoint_activations strategy timeout",
@@ -147,6 +147,23 @@ def parse(target: Callable | type, args: list[str], command: str, **options) -> 
     return values
 
 # %% ../nbs/tools/flags.ipynb #8fb07245
+def _own(corpus: str, init_from: str) -> TrainConfig:
+    "A run sized by the text, or, for a file of chats, by the model that learns to answer."
+    from nanogpt.chat import is_chat_file, read_chats  # which need torch
+    from nanogpt.hub import load_model
+
+    if is_chat_file(corpus):
+        if init_from == "scratch":
+            raise ValueError(f"{corpus} holds chats, for a model that can write already: name one with --init-from")
+        return chat_recipe(corpus, len(read_chats(corpus)), load_model(init_from)[0].config.block_size)
+    characters = 0
+    for document in get_corpus(corpus).documents():
+        characters += len(document)
+        if characters > 20_000_000:  # the recipe asks no further
+            break
+    return own_recipe(corpus, characters)
+
+
 def parse_run(args: list[str], command: str, description: str | None = None) -> TrainConfig:
     """The run that a command line describes. Raises ValueError for one that cannot be.
     Args:
@@ -166,12 +183,7 @@ def parse_run(args: list[str], command: str, description: str | None = None) -> 
     if not base and not help and (preset == "own" or not file):
         if not corpus:
             raise ValueError("own is for your own text: nanogpt train --corpus my_texts/")
-        characters = 0
-        for document in get_corpus(corpus).documents():
-            characters += len(document)
-            if characters > 20_000_000:  # the recipe asks no further
-                break
-        preset, base = "own", own_recipe(corpus, characters)
+        preset, base = "own", _own(corpus, given.get("--init-from", "scratch"))
     base = read_run(file, base) if file else base or TrainConfig()
     flags = parse(run_flags(base, preset), args, command, description=description, config=[OmitArgPrefixes])
     if flags.preset != preset:

@@ -32,6 +32,7 @@ from nanogpt.layouts import (
     config_to_huggingface,
     huggingface_layout,
 )
+from nanogpt.lora import merge_lora
 from nanogpt.model import GPT
 from nanogpt.sharded import checkpoint_path, is_checkpoint, read_checkpoint
 from nanogpt.tokenizer import Tokenizer
@@ -230,7 +231,9 @@ def load_model(
     if foreign := args.keys() - {field.name for field in fields(GPTConfig)}:
         fix = f"build it yourself and give it the weights of read_checkpoint({str(path)!r})['model']"
         raise ValueError(f"{path} holds a model of a class that is not nanogpt's ({min(foreign)}); {fix}")
-    return model_from_checkpoint({**checkpoint, "model_args": {**args, "dropout": dropout}}), checkpoint
+    model = model_from_checkpoint({**checkpoint, "model_args": {**args, "dropout": dropout}})
+    merge_lora(model)
+    return model, checkpoint
 
 
 def tokenizer_of(source: str | Path, checkpoint: dict) -> Tokenizer:

@@ -224,13 +224,17 @@ def generate(
 
 # %% ../nbs/09_sample.ipynb #c0ffee04
 def stream_rows(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], num_samples: int, max_new_tokens: int,
+    model: nn.Module, tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    num_samples: int, max_new_tokens: int,
     generator: torch.Generator | None = None,
     stop: Sequence[str] = (),
     block_size: int | None = None,
     **sampling,
 ) -> Iterator[list[str]]:
     """Write several texts at once, as `sample_text` does, until all are finished. Raises errors at the call.
+    Args:
+        prompts: ids are taken as they are
     Returns:
         for each step the text that has become certain in each row"""
     if isinstance(stop, str) or not all(stop):
@@ -282,7 +286,7 @@ def sample_text(
 
 # %% ../nbs/09_sample.ipynb #7f75a99b
 def stream(
-    model: nn.Module, tokenizer: Tokenizer, prompt: str = "", max_new_tokens: int = 500,
+    model: nn.Module, tokenizer: Tokenizer, prompt: str | Sequence[int] = "", max_new_tokens: int = 500,
     generator: torch.Generator | None = None,
     stop: Sequence[str] = (),
     block_size: int | None = None,

@@ -40,7 +40,7 @@ from nanogpt.data import Prefetcher, Sampler, TokenDataset
 from nanogpt.device import make_autocast, pick_device, pick_dtype
 from nanogpt.distributed import blocks_of, checkpoint_blocks, initialise_parts, is_sharded, parallelize
 from nanogpt.files import checked
-from nanogpt.inputs import build_model, check_ranks, load_data, wanted_shape, warn_of_little_text
+from nanogpt.inputs import adapt, build_model, check_ranks, load_data, wanted_shape, warn_of_little_text
 from nanogpt.model import GPT
 from nanogpt.optim import adamw, constant_lr, cosine_lr, make_moments, muon, wsd_lr
 from nanogpt.ranks import gather, rank_and_size, rank_zero_first
@@ -248,6 +248,7 @@ def start_run(
             check_memory(config, wanted, dtype, free)
         model = build_model(config, wanted, train_data, tokenizer, checkpoint, sharded)
         config = replace(config, model=model.config)
+        adapt(config, model, sharded)
         check_memory(config, config.model, dtype, free)
         model.loss_chunk = config.loss_chunk
     elif checkpoint and checkpoint["model"]:
@@ -321,7 +322,8 @@ class Resumable(TypedDict):
     progress: dict[str, float]
 
 
-BEST = ("model_args", "iter_num", "best_val_loss", "config", "tokenizer")  # of best.pt, besides the weights
+# of best.pt, besides the weights
+BEST = ("model_args", "iter_num", "best_val_loss", "config", "tokenizer", "chat_template")
 
 
 def checkpoint_of(run: Run) -> dict:
@@ -329,7 +331,9 @@ def checkpoint_of(run: Run) -> dict:
     Returns:
         for `save_checkpoint`"""
     shape = getattr(run.model, "config", None)
-    tokenizer = {"tokenizer": run.tokenizer.to_dict()} if run.tokenizer else {}
+    tokenizer = {}
+    if run.tokenizer:
+        tokenizer = {"tokenizer": run.tokenizer.to_dict(), "chat_template": run.tokenizer.chat_template}
     return {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),

@@ -17,7 +17,7 @@ from nanogpt.checkpoint import save_checkpoint
 from nanogpt.config import GPTConfig
 from nanogpt.decode import Detokenizer
 from nanogpt.hub import find_model, load, load_model, model_from_huggingface, save_pretrained, tokenizer_of
-from nanogpt.huggingface import to_huggingface, tokenizer_from_huggingface
+from nanogpt.huggingface import tokenizer_from_huggingface
 from nanogpt.layouts import (
     PARTS,
     Piece,
