@@ -24,8 +24,8 @@ from nanogpt.config import GPTConfig
 from nanogpt.corpus import get_corpus
 from nanogpt.data import Sampler, TokenDataset
 from nanogpt.hub import load_model, tokenizer_of
-from nanogpt.manifest import SPLITS, is_prepared
 from nanogpt.lora import add_lora, lora_rank
+from nanogpt.manifest import SPLITS, is_prepared
 from nanogpt.model import GPT
 from nanogpt.prepare import prepare
 from nanogpt.recipe import TrainConfig, data_path
