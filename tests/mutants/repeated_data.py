@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nanogpt import check
-from nanogpt.exercises.repeated_data import encode_tales, word_ids
+from nanogpt.exercises.repeated_data import encode_tales
 from nanogpt.tales import TALES, measure, parse
 
 from . import mistake
@@ -194,12 +194,12 @@ formula("powers of two", "yours: 616", lambda u, k, r: u + u * r * (1 - 2 ** (-(
 
 
 def looked_up(excess, amounts, curve):
-    return np.exp(np.interp(np.log(excess), np.log(curve.flip(0)), np.log(amounts.flip(0))))
+    return np.exp(np.interp(excess.log(), curve.flip(0).log(), amounts.flip(0).log()))
 
 
 @mistake(check.fresh_worth, "a falling curve", "does what you search in rise")
 def _(excess, amounts, curve):
-    return torch.from_numpy(np.exp(np.interp(np.log(excess), np.log(curve), np.log(amounts))))
+    return torch.from_numpy(np.interp(excess.log(), curve.log(), amounts.log())).exp()
 
 
 @mistake(check.fresh_worth, "not in logarithms", "not of logarithms")
@@ -209,7 +209,7 @@ def _(excess, amounts, curve):
 
 @mistake(check.fresh_worth, "logarithms of one", "you say 100.8 tales")
 def _(excess, amounts, curve):
-    return torch.from_numpy(np.exp(np.interp(excess, curve.flip(0), np.log(amounts.flip(0)))))
+    return torch.from_numpy(np.interp(excess, curve.flip(0), amounts.flip(0).log())).exp()
 
 
 @mistake(check.fresh_worth, "the nearest point", "go in between")
