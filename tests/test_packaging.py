@@ -71,7 +71,7 @@ ORDER = """
     cli tutor exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model
     exercises.modern exercises.optim exercises.train exercises.sample exercises.checkpoint
     exercises.distributed exercises.run exercises.hub exercises.adder exercises.broken_runs
-    check
+    exercises.own_text check
 """.split()
 
 
