@@ -71,7 +71,7 @@ ORDER = """
     ladder benchmarks widgets watch flags course inference cli tutor exercises.tokenizer exercises.corpus
     exercises.data exercises.attention exercises.model exercises.modern exercises.optim exercises.train
     exercises.sample exercises.checkpoint exercises.distributed exercises.run exercises.hub exercises.adder
-    exercises.broken_runs exercises.repeated_data check
+    exercises.broken_runs exercises.own_text exercises.repeated_data check
 """.split()
 
 
