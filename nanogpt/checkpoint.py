@@ -187,7 +187,7 @@ def _age(path: Path) -> int:
 
 # %% ../nbs/10_checkpoint.ipynb #467c212b
 def rotate_checkpoints(out_dir: str | Path, keep: int):
-    "ckpt-new becomes ckpt, ckpt becomes ckpt-1, … up to the first gap; `keep` stay. After a crash, do it again."
+    "ckpt-new becomes ckpt, ckpt becomes ckpt-1, … up to a gap; `keep` stay. After a crash, repeat it."
     paths = find_checkpoints(out_dir)
     for path in paths[keep:]:
         remove_checkpoint(path)
