@@ -213,7 +213,7 @@ class BPETokenizer(Tokenizer):
             if left not in self.ids or right not in self.ids or left + right in self.ids:
                 raise ValueError(f"merge {left!r} + {right!r} must make a new token of two before it")
             self.ids[left + right] = next(free)
-        self.vocab = {i: t for t, i in self.ids.items()} | {i: t.encode() for t, i in self.special_ids.items()}
+        self.vocab = {i: t for t, i in self.ids.items()} | {i: t.encode() for t, i in special_tokens.items()}
         self.eot = self.special_ids.get("<|endoftext|>")
         self.vocab_size = len(self.ids) + len(self.special_ids)
         if self.vocab.keys() != set(range(self.vocab_size)):  # the ids must be 0, 1, 2, …, each once
