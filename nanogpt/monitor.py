@@ -7,11 +7,17 @@ __all__ = ['TensorBoardLog', 'WandbLog', 'LivePlot']
 
 # %% ../nbs/tools/monitor.ipynb #f6fca61c
 import secrets
+import signal
+import time
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 
+from nanogpt.budget import human_time
 from nanogpt.plot import COLOURS, plot_losses, set_style
+from nanogpt.start import Run
 
 # %% ../nbs/tools/monitor.ipynb #d65d3946
 def _numbers(row: dict, *without: str) -> dict[str, float]:
@@ -73,13 +79,18 @@ class WandbLog:
 
 # %% ../nbs/tools/monitor.ipynb #dcbb262c
 class LivePlot:
-    "A run's curves in a notebook, drawn anew in the same place at every row. Elsewhere save `figure`."
+    """A run's curves in a notebook, drawn anew in the same place at every row. Elsewhere save `figure`.
+
+    `train(config, on_step=plot.on_step, logs=[plot])` also shows how far the run is, and a button that stops it.
+    """
 
     def __init__(self, floor: float | None = None, reference: list[tuple[int, float]] | None = None):
         """
         Args:
             reference: another run's validation loss: (iteration, value in the plot's unit)"""
         self.floor, self.reference, self.rows, self._shown = floor, reference, [], None
+        self.run: Any = None
+        self._lines, self._button, self._begun, self._told = None, None, (0.0, 0), 0.0
         set_style()
         self.figure = plt.figure(figsize=(9.0, 5.6))
         plt.close(self.figure)  # pyplot would show it a second time
@@ -106,5 +117,56 @@ class LivePlot:
         elif hasattr(get_ipython(), "kernel"):
             self._shown = display.display(self.figure, display_id=True)
 
+    def on_step(self, run: Run):
+        "Once a second: how far the run is. At the first step it shows the button."
+        from IPython import display, get_ipython
+
+        if self.run is None and hasattr(get_ipython(), "kernel"):
+            from ipywidgets import Button
+
+            class Stop(Button):
+                def __repr__(self) -> str:  # what a saved notebook shows
+                    return "(In a live notebook there is a button here that stops the run.)"
+
+            self._begun, self._button = (time.monotonic(), run.iter_num), Stop(description="Stop")
+            self._button.on_click(self._stop)
+            display.display(self._button)
+            self._lines = display.display(display.HTML(""), display_id=True)
+        self.run = run
+        if self._lines and time.monotonic() > self._told + 1:
+            self._told = time.monotonic()
+            self._lines.update(display.HTML(self.status()))
+
+    def status(self) -> str:
+        """How far the run is, how fast, how long it will take, and the newest sample of `watch`.
+        Returns:
+            HTML"""
+        run, (begun, first) = self.run, self._begun
+        parts = [f"iteration {run.iter_num:,} of {run.config.max_iters:,}", f"loss {run.loss:.3f}"]
+        if self.rows and "excess" in self.rows[-1]:
+            parts.append(f"{self.rows[-1]['excess']:.3f} nats per character above the floor")
+        parts.append(f"{run.tokens / run.seconds:,.0f} tokens per second")
+        if run.utilisation is not None:
+            parts.append(f"{run.utilisation:.0%} of the GPU's peak (MFU)")
+        left, done = run.config.max_iters - run.iter_num, run.iter_num - first
+        if left and done:
+            parts.append(f"{human_time(left * (time.monotonic() - begun) / done / 3600)} left")
+        page = f"<p>{' · '.join(parts)}</p>"
+        for path in sorted(Path(run.config.out_dir).glob("samples/[0-9]*.txt"))[-1:]:
+            text = escape(path.read_text(encoding="utf-8"))
+            page += f"<p>What it wrote at iteration {int(path.stem):,}:</p>"
+            page += f'<blockquote style="white-space:pre-wrap">{text}</blockquote>'
+        return page
+
+    def _stop(self, button):
+        if not button.disabled:  # the click may come when the run is over
+            button.disabled = True
+            signal.raise_signal(signal.SIGINT)
+
     def close(self):
         "The last picture stays."
+        from IPython import display
+
+        if self._lines and self._button:
+            self._button.disabled = True
+            self._lines.update(display.HTML(self.status()))
