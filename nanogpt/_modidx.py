@@ -621,7 +621,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'nanogpt.monitor': { 'nanogpt.monitor.LivePlot': ('tools/monitor.html#liveplot', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor.LivePlot.__call__': ('tools/monitor.html#liveplot.__call__', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor.LivePlot.__init__': ('tools/monitor.html#liveplot.__init__', 'nanogpt/monitor.py'),
-                                 'nanogpt.monitor.LivePlot._stop': ('tools/monitor.html#liveplot._stop', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor.LivePlot.close': ('tools/monitor.html#liveplot.close', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor.LivePlot.on_step': ('tools/monitor.html#liveplot.on_step', 'nanogpt/monitor.py'),
                                  'nanogpt.monitor.LivePlot.status': ('tools/monitor.html#liveplot.status', 'nanogpt/monitor.py'),

@@ -142,8 +142,10 @@ TRAINING = """from nanogpt import GPTConfig, TrainConfig, train
 shape = GPTConfig(block_size=16, vocab_size=0, n_layer=1, n_head=1, n_embd=8)
 config = TrainConfig(shape, max_iters=1_000_000, batch_size=2, eval_windows=2, device="cpu", compile=False)
 print("ended by", train(config).stopped)"""
-DASHBOARD = TRAINING.replace("(config)", "(config, on_step=plot.on_step, logs=[plot], progress=False)").replace(
-    "print", "from nanogpt.monitor import LivePlot\nplot = LivePlot()\nprint"
+DASHBOARD = TRAINING.replace("compile=False", "compile=False, resume='auto'").replace(
+    'print("ended by", train(config)',
+    "from nanogpt.monitor import LivePlot\nplot = LivePlot()\n"
+    'print("ended by", train(config, on_step=plot.on_step, logs=[plot], progress=False)',
 )
 MODEL = """import torch
 from nanogpt import GPT, GPTConfig
