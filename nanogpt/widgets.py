@@ -351,7 +351,8 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     return torch.stack(weights).float().cpu()
 
 # %% ../nbs/tools/widgets.ipynb #7d1e0a24
-BOX = "display:inline-block;white-space:pre;margin:1px;border:1px solid #bbb;border-radius:3px;color:black;"
+BOX = "display:inline-block;white-space:pre;margin:1px;padding:1px 2px;border:1px solid #bbb;border-radius:3px;"
+BOX += "font:15px monospace;color:black;"  # of a token
 
 
 def show_attention(weights: Tensor, tokens: Sequence[str]) -> str:
@@ -363,11 +364,11 @@ def show_attention(weights: Tensor, tokens: Sequence[str]) -> str:
         HTML"""
     rows = [";".join(f"--{j}:{w:.2f}" for j, w in enumerate(row[: i + 1])) for i, row in enumerate(weights.tolist())]
     name = f"attention-{crc32(''.join(rows).encode())}"  # so that two texts on a page do not mix
-    idle, resting = f".{name}:not(:has(:hover,:focus))", f".{name}:not(:has(:hover))"
-    active = f".{name} :hover,{resting} :focus,{idle} :last-child{{outline:2px solid {COLOURS[1]}}}"
+    idle, resting = f".{name}:not(:has(span:hover,span:focus))", f".{name}:not(:has(span:hover))"
+    active = f".{name} span:hover,{resting} span:focus,{idle} span:last-child{{outline:2px solid {COLOURS[1]}}}"
     rules = [active, f"{idle}{{{rows[-1]}}}"]  # before you point, the last token looks
     for i, row in enumerate(rows, 1):
-        at = f":nth-child({i})"
+        at = f"span:nth-child({i})"
         rules.append(f".{name}:has({at}:hover),{resting}:has({at}:focus){{{row}}}")
     spans = [
         f'<span tabindex="0" style="{BOX}background:hsl(210 90% 60%/var(--{j},0))">{token}</span>'

@@ -160,9 +160,9 @@ def test_the_text_takes_the_shades_of_the_row_that_is_pointed_at():
     assert spans == [("0", "a"), ("1", "&lt;"), ("2", "c")]
     seen = rules(page)
     for i, row in enumerate(({0: 1.0}, {0: 0.25, 1: 0.75}, {0: 0.5, 1: 0.12, 2: 0.38}), 1):
-        chosen = [body for selector, body in seen.items() if f":has(:nth-child({i}):" in selector]
+        chosen = [body for selector, body in seen.items() if f":has(span:nth-child({i}):" in selector]
         assert chosen == [row, row], "the row under the pointer, and in focus, without what comes later"
-    assert [body for selector, body in seen.items() if selector.endswith(":not(:has(:hover,:focus))")] == [row]
+    assert [body for selector, body in seen.items() if selector.endswith(":not(:has(span:hover,span:focus))")] == [row]
     assert re.search("attention-[0-9]+", page)[0] != re.search("attention-[0-9]+", other)[0]
 
 
