@@ -23,7 +23,7 @@ ALL = sorted(path.stem for path in (root / "nbs").glob("[0-9]*.ipynb"))
 CHAPTERS = ALL if os.environ.get("NANOGPT_COLAB") == "all" else ["01_tokenizer", "10_checkpoint"]
 RUN = "import sys; from nbclient.cli import main; sys.argv[1:] = ['--inplace', '--timeout=600', sys.argv[1]]; main()"
 ADDRESS = re.compile(r'"git\+(https://[^"]+)"')
-pytestmark = pytest.mark.skipif(sys.platform == "win32" or not shutil.which("git"), reason="needs git and symbolic links")
+pytestmark = pytest.mark.skipif(sys.platform == "win32" or not shutil.which("git"), reason="needs git and links")
 
 
 def with_requirements(names: list[str]) -> set[str]:
@@ -62,7 +62,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *command], cwd=copy, check=True)
     address = ADDRESS.search((root / "nbs" / "01_tokenizer.ipynb").read_text(encoding="utf-8").replace("\\", ""))[1]
-    ours = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": address}
+    key = f"url.{copy.as_uri()}.insteadOf"
+    ours = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": key, "GIT_CONFIG_VALUE_0": address}
     ours |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # 0: builds with the setuptools that is there
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ours
 
