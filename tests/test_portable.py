@@ -10,6 +10,7 @@ from conftest import TINY_FLAGS
 from like_windows import ILLEGAL
 from test_packaging import ORDER
 
+from nanogpt.profiling import output_of
 from nanogpt.recipe import TrainConfig, data_path
 
 TEXT = "Ein Fuchs läuft – größer als 狐 🦊 – durch ein “Łódź” × 3. "
@@ -87,3 +88,9 @@ def test_worker_processes_that_are_not_forked_are_given_what_they_can_import(tmp
 def test_data_has_a_folder_whose_name_windows_takes(corpus, tokenizer):
     name = data_path(TrainConfig(corpus=corpus, tokenizer=tokenizer)).name
     assert ILLEGAL.search("a:b") and ILLEGAL.search("nul.txt") and not ILLEGAL.search(name)
+
+
+def test_the_complaint_of_another_program_may_be_in_any_encoding():
+    code = "import sys; sys.stderr.buffer.write('3 × 4'.encode('cp1252')); sys.exit(1)"
+    with pytest.raises(OSError, match="the program failed [(]3 \ufffd 4[)]"):
+        output_of([sys.executable, "-X", "utf8", "-c", code], "the program")
