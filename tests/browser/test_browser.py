@@ -92,8 +92,8 @@ def run_all(page, address: str):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
-def wait_for_all(page, patience: int = 300):
-    "Wait until the last cell is done. An error ends it at once."
+def wait_for_all(page, patience: int = 1800):
+    "Wait until the last cell is done, longer than a busy machine needs. An error ends it at once."
     deadline = time.monotonic() + patience
     while (state := page.evaluate(STATE))["left"]:
         assert not state["errors"] and time.monotonic() < deadline, state
