@@ -113,8 +113,7 @@ def _batch(data: TokenDataset, starts: np.ndarray, count: np.ndarray | None, T: 
     if count is not None:
         y = y.masked_fill(torch.arange(T) >= torch.from_numpy(count)[:, None], -1)
     if data.mask is not None:
-        learnt = data.mask.take(starts[:, None] + np.arange(1, T + 1), mode="clip")
-        y = y.where(torch.from_numpy(learnt), -1)
+        y = y.where(torch.from_numpy(data.mask.take(starts[:, None] + np.arange(1, T + 1), mode="clip")), -1)
     return x.contiguous(), y.contiguous()
 
 
