@@ -163,9 +163,9 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer):
 
 # %% ../nbs/tools/widgets.ipynb #7d1e0a04
 def token_html(tokenizer: Tokenizer, token: int) -> str:
-    "A token's text for a page: control characters as Python writes them, and half a character in hexadecimal."
+    "A token's text for a page: control characters as Python writes them, half a character in hexadecimal, or its id."
     text = tokenizer.decode([token])
-    return tokenizer.decode_bytes([token]).hex() if "\ufffd" in text else escape(repr(text)[1:-1])
+    return tokenizer.decode_bytes([token]).hex() if "\ufffd" in text else escape(repr(text)[1:-1]) or f"id {token}"
 
 
 def show_tokens(text: str, tokenizers: Mapping[str, Tokenizer]) -> str:

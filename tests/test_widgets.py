@@ -167,7 +167,7 @@ def test_the_text_takes_the_shades_of_the_row_that_is_pointed_at():
 
 
 def test_a_token_is_text_for_a_page():
-    assert [token_html(ByteTokenizer(), i) for i in b"a <\n\xc3"] == ["a", " ", "&lt;", r"\n", "c3"]
+    assert [token_html(ByteTokenizer(), i) for i in (*b"a <\n\xc3", 256)] == ["a", " ", "&lt;", r"\n", "c3", "id 256"]
 
 
 NEXT_MODEL = GPT(GPT_CONFIGS[0], torch.Generator().manual_seed(0)).eval()
