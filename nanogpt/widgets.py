@@ -163,9 +163,9 @@ def explore_sampling(logits: Tensor, tokenizer: Tokenizer):
 
 # %% ../nbs/tools/widgets.ipynb #7d1e0a04
 def token_html(tokenizer: Tokenizer, token: int) -> str:
-    "A token's text for a page: control characters as Python writes them, and half a character in hexadecimal."
+    "A token's text for a page: control characters as Python writes them, half a character in hexadecimal, or its id."
     text = tokenizer.decode([token])
-    return tokenizer.decode_bytes([token]).hex() if "\ufffd" in text else escape(repr(text)[1:-1])
+    return tokenizer.decode_bytes([token]).hex() if "\ufffd" in text else escape(repr(text)[1:-1]) or f"id {token}"
 
 
 def show_tokens(text: str, tokenizers: Mapping[str, Tokenizer]) -> str:
@@ -356,13 +356,15 @@ BOX += "font:15px monospace;color:black;"  # of a token
 
 
 def show_attention(weights: Tensor, tokens: Sequence[str]) -> str:
-    """A text. Point at a token, or go to it with Tab: the more it looks at a token, the darker that one is.
+    """A text. Point at a token, or go to it with Tab: the token that it looks at most becomes the darkest.
     Args:
         weights: (T, T), of one head
         tokens: T of them, as HTML
     Returns:
         HTML"""
-    rows = [";".join(f"--{j}:{w:.2f}" for j, w in enumerate(row[: i + 1])) for i, row in enumerate(weights.tolist())]
+    rows = []
+    for i, row in enumerate(weights.tolist()):
+        rows.append(";".join(f"--{j}:{w:.2f}" for j, w in enumerate(row[: i + 1])) + f";--most:{max(row):.2f}")
     name = f"attention-{crc32(''.join(rows).encode())}"  # so that two texts on a page do not mix
     idle, resting = f".{name}:not(:has(span:hover,span:focus))", f".{name}:not(:has(span:hover))"
     active = f".{name} span:hover,{resting} span:focus,{idle} span:last-child{{outline:2px solid {COLOURS[1]}}}"
@@ -370,10 +372,10 @@ def show_attention(weights: Tensor, tokens: Sequence[str]) -> str:
     for i, row in enumerate(rows, 1):
         at = f"span:nth-child({i})"
         rules.append(f".{name}:has({at}:hover),{resting}:has({at}:focus){{{row}}}")
-    spans = [
-        f'<span tabindex="0" style="{BOX}background:hsl(210 90% 60%/var(--{j},0))">{token}</span>'
-        for j, token in enumerate(tokens)
-    ]
+    spans = []
+    for j, token in enumerate(tokens):
+        shade = f"hsl(210 90% 60%/calc(var(--{j},0)/var(--most)))"
+        spans.append(f'<span tabindex="0" style="{BOX}background:{shade}">{token}</span>')
     page = f'<div class="{name}" style="background:white;padding:4px">{"".join(spans)}</div>'
     return f"<style>{''.join(rules)}</style>{page}"
 

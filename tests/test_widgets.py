@@ -156,7 +156,7 @@ def rules(page: str) -> dict[str, dict[int, float]]:
 def test_the_text_takes_the_shades_of_the_row_that_is_pointed_at():
     rows = torch.tensor([[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.125, 0.375]])
     page, other = show_attention(rows, ["a", "&lt;", "c"]), show_attention(rows.roll(1, 0), ["a", "b", "c"])
-    spans = re.findall(r'<span tabindex="0" style="[^"]*/var\(--(\d),0\)\)">(.*?)</span>', page)
+    spans = re.findall(r'<span tabindex="0" style="[^"]*/calc\(var\(--(\d),0\)/var\(--most\)\)\)">(.*?)</span>', page)
     assert spans == [("0", "a"), ("1", "&lt;"), ("2", "c")]
     seen = rules(page)
     for i, row in enumerate(({0: 1.0}, {0: 0.25, 1: 0.75}, {0: 0.5, 1: 0.12, 2: 0.38}), 1):
@@ -167,7 +167,7 @@ def test_the_text_takes_the_shades_of_the_row_that_is_pointed_at():
 
 
 def test_a_token_is_text_for_a_page():
-    assert [token_html(ByteTokenizer(), i) for i in b"a <\n\xc3"] == ["a", " ", "&lt;", r"\n", "c3"]
+    assert [token_html(ByteTokenizer(), i) for i in (*b"a <\n\xc3", 256)] == ["a", " ", "&lt;", r"\n", "c3", "id 256"]
 
 
 NEXT_MODEL = GPT(GPT_CONFIGS[0], torch.Generator().manual_seed(0)).eval()
