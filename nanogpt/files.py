@@ -81,7 +81,7 @@ def own_folder(folder: str | Path, kind: str, ours: bool = False, wait: float = 
         with suppress(OSError):
             folder.rmdir()  # if it is empty
         with suppress(OSError):
-            (folder / mark).touch()  # if the folder is there
+            (folder / mark).touch(exist_ok=False)  # where `release` removed it, and the folder is there
 
 # %% ../nbs/tools/files.ipynb #b1f0a005
 def checked(value: Any, kind: Any, path: str | Path) -> Any:
