@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 root = Path(__file__).parent.parent
 ALL = sorted(path.stem for path in (root / "nbs").glob("[0-9]*.ipynb"))
-CHAPTERS = ALL if os.environ.get("NANOGPT_COLAB") == "all" else ["01_tokenizer", "10_checkpoint"]
+CHAPTERS = ALL if os.environ.get("NANOGPT_COLAB") == "all" else ["01_tokenizer", "03_data"]
 RUN = "import sys; from nbclient.cli import main; sys.argv[1:] = ['--inplace', '--timeout=600', sys.argv[1]]; main()"
 ADDRESS = re.compile(r'"git\+(https://[^"]+)"')
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or not shutil.which("git"), reason="needs git and links")
