@@ -13,6 +13,7 @@ EXPORTS = {
     "06_modern": "rotary",
     "08_train": "step",
     "12_run": "train",
+    "14_finetune": "lora",
 }  # others export a module of their own name
 
 
