@@ -103,7 +103,7 @@ def is_chat_file(path: str | Path) -> bool:
 def read_chats(path: str | Path) -> list[list[dict[str, str]]]:
     "The messages of each line. Raises ValueError that names the line for what is no chat, or has no answer."
     chats = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # splitlines() would cut at other characters too
         if not line.strip():
             continue
         try:
@@ -126,13 +126,14 @@ def chat_dataset(
 ) -> TokenDataset:
     "Chats to draw whole windows from, with `aligned=True`. Raises ValueError for one longer than block_size."
     ids, answers, starts = [0] * (block_size + 1), [False] * (block_size + 1), []  # never fewer than a window
-    for n, messages in enumerate(chats, 1):
+    for messages in chats:
+        place = f"{name}, the chat that begins {reprlib.repr(messages[0]['content'])}"
         try:
             new, learnt = encode_chat(messages, tokenizer)
         except ValueError as error:
-            raise ValueError(f"{name}, chat {n}: {error}") from None
+            raise ValueError(f"{place}: {error}") from None
         if len(new) > block_size:
-            raise ValueError(f"{name}, chat {n} has {len(new)} tokens, the model reads {block_size}; shorten it")
+            raise ValueError(f"{place}: it has {len(new)} tokens, the model reads {block_size}; shorten it")
         starts.append(len(ids))
         ids += new
         answers += learnt
