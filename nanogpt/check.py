@@ -13,6 +13,7 @@ from nanogpt.exercises.checkpoint import *  # noqa: F403
 from nanogpt.exercises.corpus import *  # noqa: F403
 from nanogpt.exercises.data import *  # noqa: F403
 from nanogpt.exercises.distributed import *  # noqa: F403
+from nanogpt.exercises.finetune import *  # noqa: F403
 from nanogpt.exercises.hub import *  # noqa: F403
 from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.exercises.modern import *  # noqa: F403
