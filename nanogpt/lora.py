@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/14_finetune.ipynb #4069957c
+# %% ../nbs/14_finetune.ipynb #0cbc0f52
 class LoRALinear(nn.Linear):
     "A linear layer that stays as it is, plus a product of two thin matrices that learns (Hu et al. 2021)."
 
@@ -25,7 +25,8 @@ class LoRALinear(nn.Linear):
         self.weight, self.bias, self.scale, self.merged = linear.weight, linear.bias, alpha / rank, False
         A = torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
         self.lora_A = nn.Parameter(A.to(linear.weight))
-        self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))  # at first it adds nothing
+        # at first it adds nothing:
+        self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 
     def forward(self, input: Tensor) -> Tensor:
         "(..., in) -> (..., out)"
@@ -55,7 +56,7 @@ def add_lora(
             if type(linear) is nn.Linear:
                 setattr(parent, name, LoRALinear(linear, rank, alpha or 2 * rank, generator))
 
-# %% ../nbs/14_finetune.ipynb #24f2d5c1
+# %% ../nbs/14_finetune.ipynb #38941313
 def lora_rank(model: nn.Module) -> int:
     """Returns: 0: it has no adapters"""
     return next((len(layer.lora_A) for layer in model.modules() if isinstance(layer, LoRALinear)), 0)
@@ -69,7 +70,8 @@ def merge_lora(
         for name, layer in list(parent.named_children()):
             if isinstance(layer, LoRALinear):
                 layer.merge()
-                plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+                biased = layer.bias is not None
+                plain = nn.Linear(layer.in_features, layer.out_features, biased, device="meta")
                 plain.weight, plain.bias = layer.weight, layer.bias
                 setattr(parent, name, plain)
     model.requires_grad_(True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt.tutor import close, exercise, expect, expect_shape
 
-# %% ../../nbs/solutions/14_finetune.ipynb #c7309438
+# %% ../../nbs/solutions/14_finetune.ipynb #259b750f
 @exercise(
     "14_finetune", "predict",
     "A reads the 768 inputs, and B writes the 2,304 outputs. How many numbers pass from A to B?",
@@ -27,7 +27,7 @@ def adapter_size(mine: int) -> Iterator[str]:
     expect(not close(mine, 2304 * 768), "1,769,472 is the size of the weight, but the weight is frozen")
     expect(not close(mine, 4 * 768), "3,072 is A alone; B learns too")
     expect(not close(mine, 4 * 2304), "9,216 is B alone; A learns too")
-    expect(not close(mine, 4 * 4), "16 would be a matrix from 4 to 4, but A begins at the input and B ends at the output")
+    expect(not close(mine, 4 * 4), "16 is a matrix from 4 to 4, but A begins at the input, and B ends at the output")
     expect(not close(mine, 8 * (768 + 2304)), "24,576 is twice too many: alpha is a factor, and adds no numbers")
     expect(not close(mine, 4 * 12_288), "49,152 counts bytes; the question asks for numbers")
     expect(close(mine, 12_288), f"{mine} is not it: what are the shapes of A and B?")
@@ -63,7 +63,7 @@ def answers_only(mine: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ite
     expect(torch.equal(y, wanted), f"y is {y.tolist()}, and should be {wanted.tolist()}")
     yield "the answers count, with the token that ends them, and nothing else does"
 
-# %% ../../nbs/solutions/14_finetune.ipynb #7c663339
+# %% ../../nbs/solutions/14_finetune.ipynb #8d20ebde
 @exercise(
     "14_finetune", "fix",
     "Follow one vector: it has `in` numbers. Which of the two matrices can read it?",
@@ -87,7 +87,8 @@ def low_rank_layer(mine: Callable) -> Iterator[str]:
         A, B = torch.randn(rank, 7), torch.randn(12, rank)
         y, change = forward(x, A, B), x @ A.T @ B.T
         expect(not close(y, x @ W.T), "with other factors the output is the same, so the adapter is not used")
-        for factor, what in ((1, "is not scaled"), (alpha, "is scaled by alpha alone"), (rank / alpha, "is scaled by rank / alpha")):
+        wrong = {1: "is not scaled", alpha: "is scaled by alpha alone", rank / alpha: "is scaled by rank / alpha"}
+        for factor, what in wrong.items():
             if abs(factor - alpha / rank) > 1e-6:
                 expect(not close(y, x @ W.T + factor * change), f"the product {what}; the factor is alpha / rank")
         expect(not close(y, alpha / rank * change), "the frozen weight is missing: the adapter is *added* to it")
@@ -147,12 +148,12 @@ def adapter_from_change(mine: Callable[[Tensor, int], tuple[Tensor, Tensor]]) ->
         expect(close(product, best, 1e-3), f"the distance to the change is {gap:.3f}, and {least:.3f} is possible")
         yield f"rank {rank}: no product of this rank is nearer to the change"
 
-# %% ../../nbs/solutions/14_finetune.ipynb #bc8c388a
+# %% ../../nbs/solutions/14_finetune.ipynb #17070f8f
 @exercise(
     "14_finetune", "extend",
     "The probability of an answer is a product over its tokens, so its logarithm is a sum.",
     "Row i of `logprobs(ids)` is about the token at position i + 1. Which row is about the answer's first token?",
-    "For each answer, call `logprobs(question + answer)`. Its tokens are predicted by the rows from `len(question) - 1` on.",
+    "Call `logprobs(question + answer)`. The answer's tokens are predicted by the rows from `len(question) - 1` on.",
 )
 def likeliest_answer(mine: Callable[[Callable, list[int], list[list[int]]], int]) -> Iterator[str]:
     "Which of some answers (lists of ids) is the likeliest after a question: its index."
@@ -163,33 +164,34 @@ def likeliest_answer(mine: Callable[[Callable, list[int], list[list[int]]], int]
         expect(seen.ndim == 1 and len(ids), "logprobs takes one list of ids")
         return table[(seen + seen.cumsum(0)) % 8]
 
-    def scores(question: list[int], answers: list[list[int]]) -> list[Tensor]:
-        rows = [logprobs(question + answer)[len(question) - 1 : -1] for answer in answers]
-        return [row[range(len(answer)), answer] for row, answer in zip(rows, answers)]
-
     generator = torch.Generator().manual_seed(1)
     draw = lambda n: torch.randint(8, (n,), generator=generator).tolist()
-    cases = [(draw(3), [draw(int(n)) for n in lengths]) for lengths in ((1, 1, 1), *([[1, 2, 4, 3]] * 20))]
-    for number, (question, answers) in enumerate(cases):
-        parts = scores(question, answers)
-        sums = [part.sum().item() for part in parts]
-        got = mine(logprobs, list(question), [list(answer) for answer in answers])
-        got = got.item() if torch.is_tensor(got) and got.numel() == 1 else got
-        expect(isinstance(got, int) and 0 <= got < len(answers), f"return an index, from 0 on; got {got!r}")
-        if got == (best := max(range(len(sums)), key=sums.__getitem__)):
-            if number == 0:
-                yield "answers of one token are compared rightly"
-            continue
-        said = f"answer {got} has the log-probability {sums[got]:.2f}, and answer {best} has {sums[best]:.2f}"
-        means = [part.mean().item() for part in parts]
-        late = [logprobs(question + a)[len(question) :][range(len(a)), a].sum().item() for a in answers]
-        first = [part[0].item() for part in parts]
-        for values, why in (
-            ([-value for value in sums], "that is the unlikeliest one"),
-            (late, "you use the row *at* each token, but the row before it predicts it"),
-            (means, "you compare means over tokens, but the probability of a text is a product"),
-            (first, "you look at the first token of each answer only"),
-        ):
-            expect(got != max(range(len(values)), key=values.__getitem__), f"{said}: {why}")
-        expect(False, said)
+    cases = [(draw(3), [draw(n) for n in lengths]) for lengths in ([1, 1, 1], *[[1, 2, 4, 3]] * 20)]
+
+    def picks(score: Callable[[Tensor, Tensor], Tensor]) -> list[int]:
+        "The choices by a score of the log-probabilities of an answer's tokens, by the right rows and by the next ones."
+        chosen = []
+        for question, answers in cases:
+            rows = [(logprobs(question + a)[len(question) - 1 :], range(len(a)), a) for a in answers]
+            values = [score(row[n, a], row[1:][n, a]).item() for row, n, a in rows]
+            chosen.append(max(range(len(values)), key=values.__getitem__))
+        return chosen
+
+    got = []
+    for question, answers in cases:
+        one = mine(logprobs, [*question], [[*answer] for answer in answers])
+        one = one.item() if torch.is_tensor(one) and one.numel() == 1 else one
+        expect(isinstance(one, int) and 0 <= one < len(answers), f"return an index, from 0 on; got {one!r}")
+        got.append(one)
+    means = "these are the choices by means over tokens, but the probability of a text is a product"
+    expect(got != picks(lambda right, late: right.mean()), means)
+    expect(got != picks(lambda right, late: right[0]), "these are the choices by the first token of each answer only")
+    late = "these are the choices by the row *at* each token, but it is the row before it that predicts it"
+    expect(got != picks(lambda right, late: late.sum()), late)
+    expect(got != picks(lambda right, late: -right.sum()), "you choose the unlikeliest answer each time")
+    best = picks(lambda right, late: right.sum())
+    expect(got[0] == best[0], f"of three answers of one token, {got[0]} is chosen, but {best[0]} is the likeliest")
+    yield "answers of one token are compared rightly"
+    wrong = sum(a != b for a, b in zip(got, best))
+    expect(not wrong, f"of {len(best)} choices, {wrong} are wrong, among answers of one to four tokens")
     yield "answers of several tokens are compared by their sums"

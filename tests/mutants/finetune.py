@@ -120,14 +120,15 @@ def rows(table, n, answer):
     return table[n - 1 : -1][range(len(answer)), answer]
 
 
-mistake(check.likeliest_answer, "means", "you compare means", choose(lambda *parts: rows(*parts).mean().item()))
-mistake(check.likeliest_answer, "first token", "first token of each", choose(lambda *parts: rows(*parts)[0].item()))
+mistake(check.likeliest_answer, "means", "by means over tokens", choose(lambda *parts: rows(*parts).mean().item()))
+mistake(check.likeliest_answer, "first token", "by the first token", choose(lambda *parts: rows(*parts)[0].item()))
 mistake(
-    check.likeliest_answer, "one row late", "the row before it",
+    check.likeliest_answer, "one row late", "the row before it that",
     choose(lambda table, n, answer: table[n:][range(len(answer)), answer].sum().item()),
 )  # fmt: skip
 mistake(
     check.likeliest_answer, "the unlikeliest", "unlikeliest",
     choose(lambda *parts: rows(*parts).sum().item(), min),
 )  # fmt: skip
+mistake(check.likeliest_answer, "two tokens", "of 21 choices", choose(lambda *parts: rows(*parts)[:2].sum().item()))
 mistake(check.likeliest_answer, "the answer", "return an index", lambda logprobs, question, answers: answers[0])
