@@ -78,7 +78,7 @@ def test_own_questions_and_answers_from_file_to_transformers(base, nanogpt, tmp_
 
     question = "Where is a hen 3?"
     answer = answer_of(nanogpt, "whole", question)
-    assert answer in [f"In the {place}." for place in PLACES]  # and there it stops
+    assert answer.startswith("In the") and answer.index(".") == len(answer) - 1  # there it stops
     done = nanogpt("export", "whole", "exported")
     assert done.returncode == 0, done.stderr
     assert answer_of(nanogpt, "exported", question) == answer
