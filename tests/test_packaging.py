@@ -68,7 +68,7 @@ ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe huggingface vocab tales corpus manifest
     data prepare rotary ngrams attention loss model lora ranks device recipe budget optim step distributed
     decode sample chat checkpoint sharded layouts hub inputs start report monitor train bench profiling speedrun
-    ladder benchmarks widgets watch flags course inference cli tutor exercises.tokenizer exercises.corpus
+    ladder benchmarks widgets watch flags course inference serve cli tutor exercises.tokenizer exercises.corpus
     exercises.data exercises.attention exercises.model exercises.modern exercises.optim exercises.train
     exercises.sample exercises.checkpoint exercises.distributed exercises.run exercises.hub exercises.adder
     exercises.broken_runs exercises.own_text exercises.repeated_data check
@@ -110,7 +110,7 @@ def test_every_file_is_opened_as_utf8():
             for call in (".read_text(", ".write_text("):
                 assert call not in line or 'encoding="utf-8"' in line, f"{path.name}:{number}"
             if " open(" in line:
-                assert '"rb"' in line or "**text" in line, f"{path.name}:{number}"
+                assert '"rb"' in line or "**text" in line or 'encoding="utf-8"' in line, f"{path.name}:{number}"
 
 
 def test_import_is_light():
