@@ -14,7 +14,7 @@ from typing import Any
 
 from nanogpt.chat import Chat
 
-# %% ../nbs/tools/chatbox.ipynb #4734d576
+# %% ../nbs/tools/chatbox.ipynb #d361bd9f
 class ChatBox:
     "A conversation in a notebook: show it as the last line of a cell. Without a live kernel it shows what was said."
 
@@ -29,7 +29,7 @@ class ChatBox:
         self.stop_button = Button(description="Stop", disabled=True)
         self.again_button = Button(description="Regenerate")
         self.temperature = FloatSlider(chat.sampling.get("temperature", 1.0), min=0, max=2, description="temperature")
-        self.text.layout.width = "100%"
+        self.text.layout.width, self.temperature.style.description_width = "98%", "initial"
         self.text.on_msg(lambda _, message, __: self.send() if message.get("event") == "submit" else None)  # Enter
         self.stop_button.on_click(self.stop)
         self.again_button.on_click(self.again)
@@ -83,8 +83,8 @@ class ChatBox:
             self.stop_button.disabled, self.again_button.disabled = True, False
 
     def draw(self):
-        texts = (f"<b>{message['role']}</b>: {escape(message['content'])}" for message in self.chat.messages)
-        self.said.value = "".join(f'<div style="white-space:pre-wrap;margin:0.4em 0">{text}</div>' for text in texts)
+        rows = (f"<p><b>{message['role']}</b>: {escape(message['content'])}</p>" for message in self.chat.messages)
+        self.said.value = f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{"".join(rows)}</div>'
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         return {**self.box._repr_mimebundle_(**options), "text/html": self.said.value}

@@ -115,7 +115,7 @@ def test_errors_are_told_in_the_box(box, monkeypatch):
     ask(box, "hello")
     finish(box)
     assert box.state.value == "logits &lt;are&gt; not finite" and not box.again_button.disabled
-    assert box.said.value.endswith("<b>assistant</b>: so</div>")
+    assert box.said.value.endswith("<b>assistant</b>: so</p></div>")
 
 
 def test_it_is_a_widget_in_a_live_notebook(box):
