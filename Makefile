@@ -1,10 +1,11 @@
 # make demo: train a GPT on tales and read what it writes.     make test: everything that CI runs.
-# make fuzz: hostile flags, files and folders, many more than in make test.     make browser: every chapter in JupyterLab.
+# make fuzz: hostile flags, files and folders, many more than in make test.
+# make browser: every chapter in JupyterLab.     make colab: every chapter alone, in a Python without nanogpt.
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test fuzz browser env clean
+.PHONY: demo test fuzz browser colab env clean
 
 .venv/demo: settings.ini setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +37,9 @@ fuzz: env
 
 browser: env
 	NANOGPT_BROWSER=all $(BIN)/python -m pytest tests/browser
+
+colab: env
+	NANOGPT_COLAB=all $(BIN)/python -m pytest tests/test_colab.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -8,6 +8,7 @@ __all__ = ['in_batches', 'in_processes', 'train_bpe']
 # %% ../nbs/tools/bpe.ipynb #f1c4170b
 import os
 import signal
+import sys
 import threading
 from array import array
 from collections import Counter, defaultdict, deque
@@ -19,6 +20,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain, islice, pairwise
 from multiprocessing import parent_process
 from pathlib import Path
+from pickle import PicklingError
 
 from nanogpt.cuts import count_merges, decode_utf8, safe_chunks, special_pattern, utf8
 from nanogpt.tokenizer import BPETokenizer, split_pieces
@@ -133,21 +135,29 @@ def _count_batch(batch: list[str], special_tokens: Sequence[str]) -> Counter:
     return Counter(chain.from_iterable(map(split_pieces, parts)))
 
 # %% ../nbs/tools/bpe.ipynb #0bd3f8cd
+_IMPORT = "import your own functions and classes from a .py file, or set workers=1"
+
+
 def in_processes(function: Callable, items: Iterable, workers: int | None = None) -> Iterator:
-    """`map` in processes, which end when this one does, even if it is killed. Raises OSError when one dies.
+    """`map` in processes, which end when this one does, even if it is killed. Raises OSError when one dies, and
+    ValueError for a function that cannot be sent to them.
     Args:
         workers: processes; None: as many as there are cores, within what Windows allows"""
     workers = workers or min(os.cpu_count() or 1, 32)
     pool, running = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(function,)), deque()
     try:
         for item in items:
-            running.append(pool.submit(_work, item))
+            try:
+                running.append(pool.submit(_work, item))
+            except (AttributeError, PicklingError, TypeError) as error:
+                raise ValueError(f"worker processes cannot be given your code ({error}); {_IMPORT}") from None
             if len(running) > 2 * workers:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
     except BrokenProcessPool:
-        fix = "start your script's work under `if __name__ == '__main__':`"
+        script = hasattr(sys.modules["__main__"], "__file__")
+        fix = "start your script's work under `if __name__ == '__main__':`" if script else _IMPORT
         raise OSError(f"a worker process has died; {fix}, or, if memory ran out, use fewer workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

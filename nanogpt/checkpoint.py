@@ -62,7 +62,6 @@ class Checkpoint(TypedDict):
     model_args: dict[str, Any]
     config: NotRequired[dict[str, Any]]
     tokenizer: NotRequired[dict[str, Any]]
-    chat_template: NotRequired[str | None]
     iter_num: NotRequired[int]
     best_val_loss: NotRequired[float | InstanceOf[Tensor]]
     parts: NotRequired[dict[str, str]]  # of a sharded run: file -> SHA-256
@@ -138,9 +137,7 @@ def tokenizer_from_checkpoint(checkpoint: dict) -> Tokenizer:
     "The tokenizer that the model was trained with. Raises ValueError for a checkpoint that does not say."
     if "tokenizer" not in checkpoint:
         raise ValueError("the checkpoint does not say which tokenizer it was trained with; pass one")
-    tokenizer = tokenizer_from_dict(checkpoint["tokenizer"])
-    tokenizer.chat_template = checkpoint.get("chat_template") or tokenizer.chat_template
-    return tokenizer
+    return tokenizer_from_dict(checkpoint["tokenizer"])
 
 
 def check_tokenizer(checkpoint: dict, tokenizer: Tokenizer):
@@ -190,10 +187,7 @@ def _age(path: Path) -> int:
 
 # %% ../nbs/10_checkpoint.ipynb #467c212b
 def rotate_checkpoints(out_dir: str | Path, keep: int):
-    """ckpt-new becomes ckpt, ckpt becomes ckpt-1, and so on up to the first gap; `keep` of them stay.
-
-    After a crash in between, rotate again.
-    """
+    "ckpt-new becomes ckpt, ckpt becomes ckpt-1, … up to a gap; `keep` stay. After a crash, repeat it."
     paths = find_checkpoints(out_dir)
     for path in paths[keep:]:
         remove_checkpoint(path)

@@ -156,7 +156,7 @@ class Prepare:
         for name, info in meta["splits"].items():
             counts = ", ".join(f"{info[count]:,} {count}" for count in COUNTS)
             print(f"{path} {name}: {counts}, {len(info['shards'])} shard{'s' * (len(info['shards']) > 1)}")
-        flags = ["--corpus", self.corpus, "--tokenizer", self.tokenizer, "--data-dir", str(path)]
+        flags = ["--corpus", self.corpus, "--tokenizer", self.tokenizer, "--data-dir", path.as_posix()]
         print(f"next: nanogpt train {shlex.join(flags)}")
 
 

@@ -28,8 +28,7 @@ def dtype_for(vocab_size: int) -> np.dtype:
 class TokenDataset:
     """The ids of a split, as one long row over all of its shards, or ids that are in memory already.
 
-    Files are memory-mapped, so only what you draw is read. Raises ValueError for ids that are not integers,
-    and, when they are read, for ids that are negative or beyond the vocabulary.
+    Files are memory-mapped: only what you draw is read. Raises ValueError for ids that the vocabulary lacks.
     """
 
     def __init__(
@@ -103,8 +102,7 @@ class TokenDataset:
         "Where documents begin: at the end-of-text id before each; only at 0 if there are not two such ids."
         if self.eot is None:
             return np.zeros(1, np.int64)
-        found = [np.flatnonzero(shard == self.eot) + begin for shard, begin in zip(self.shards, self.begins)]
-        starts = np.concatenate(found)
+        starts = np.concatenate([np.flatnonzero(s == self.eot) + b for s, b in zip(self.shards, self.begins)])
         return starts[starts < len(self) - 1] if len(starts) > 1 else np.zeros(1, np.int64)
 
 # %% ../nbs/03_data.ipynb #397097b9
@@ -115,13 +113,11 @@ def _batch(data: TokenDataset, starts: np.ndarray, count: np.ndarray | None, T: 
     if count is not None:
         y = y.masked_fill(torch.arange(T) >= torch.from_numpy(count)[:, None], -1)
     if data.mask is not None:
-        places = (starts[:, None] + np.arange(1, T + 1)).clip(max=len(data) - 1)
-        y = y.masked_fill(torch.from_numpy(~data.mask[places]), -1)
+        y = y.where(torch.from_numpy(data.mask.take(starts[:, None] + np.arange(1, T + 1), mode="clip")), -1)
     return x.contiguous(), y.contiguous()
 
 
 def _check_length(data: TokenDataset, block_size: int):
-    "A window needs block_size inputs and one more token as the last target."
     if len(data) < block_size + 1:
         found = f"{len(data):,} {data.split} tokens, fewer than block_size + 1 = {block_size + 1:,}"
         raise ValueError(f"{data.name} has {found}; use more text or a smaller block_size")

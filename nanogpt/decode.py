@@ -208,9 +208,9 @@ def encode_prompt(model: nn.Module, tokenizer: Tokenizer, prompt: str | Sequence
     if vocab_size and tokenizer.vocab_size > vocab_size:
         fix = "use the tokenizer that the model was trained with"
         raise ValueError(f"the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}; {fix}")
-    ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-    if not ids and tokenizer.eot is not None:
-        ids = [tokenizer.eot]
+    end = [] if tokenizer.eot is None else [tokenizer.eot]
+    start = end if tokenizer.start_ids is None else tokenizer.start_ids
+    ids = [*start, *tokenizer.encode(prompt)] or end if isinstance(prompt, str) else list(prompt)
     if not ids:
         raise ValueError("there is no end-of-text id to start from: give a prompt, such as a newline")
     return ids

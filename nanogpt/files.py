@@ -75,9 +75,13 @@ def own_folder(folder: str | Path, kind: str, ours: bool = False, wait: float = 
         yield
     finally:
         if folder.exists() and os.listdir(folder) == [mark]:  # nothing was written
-            (folder / mark).unlink()
-            folder.rmdir()
+            with suppress(PermissionError):  # on Windows, where `release` removes it
+                (folder / mark).unlink()
         lock.release()
+        with suppress(OSError):
+            folder.rmdir()  # if it is empty
+        with suppress(OSError):
+            (folder / mark).touch(exist_ok=False)  # where `release` removed it, and the folder is there
 
 # %% ../nbs/tools/files.ipynb #b1f0a005
 def checked(value: Any, kind: Any, path: str | Path) -> Any:

@@ -122,6 +122,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.tokens = _token_bytes(content)
         self.core, self.special_core = _open(definition), _open(definition)
         self.core.encode_special_tokens = True  # as plain text, that is
+        self.start_ids = self.core.encode("").ids  # what the file puts before a text
         self.definition, self.eot, self.chat_template = definition, eot, chat_template
         self.stop_ids, self.vocab_size = sorted(stop_ids), max(self.tokens) + 1
         self.special_ids = {one["content"]: one["id"] for one in content["added_tokens"] if one.get("special")}
@@ -129,10 +130,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self.boundary = GPT2_BOUNDARY if cut.get("type") == "ByteLevel" and cut.get("use_regex", True) else NOWHERE
         self.strips = '"Strip"' in json.dumps(content["decoder"])  # the space that it adds before a text
 
-    @property
-    def start_ids(self) -> list[int]:
-        "What the file puts before a text."
-        return self.core.encode("").ids
 
     def encode_ordinary(self, text: str) -> list[int]:
         "Raises ValueError for half a surrogate pair."

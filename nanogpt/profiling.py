@@ -59,7 +59,7 @@ def output_of(command: list[str], name: str, fix: str = "", **options) -> str:
         name: of what it runs, for the message
         fix: the end of the message
         **options: for `subprocess.run`"""
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", **options)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", **options)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise OSError(f"{name} failed ({reason}){fix}")

@@ -215,17 +215,15 @@ def generate(
         got = f"{idx.dtype} of shape {tuple(idx.shape)}"
         raise ValueError(f"the prompt must be whole numbers in a tensor (B, T), got {got}")
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
-    prompts = idx.tolist()
     steps = stream_tokens(
-        model, prompts, max_new_tokens, sampling, generator, num_samples, block_size=block_size
+        model, idx.tolist(), max_new_tokens, sampling, generator, num_samples, block_size=block_size
     )
     ids, logprobs = _until_stopped(idx.repeat_interleave(num_samples, dim=0), steps, stop_tokens)
     return (ids, logprobs) if return_logprobs else ids
 
 # %% ../nbs/09_sample.ipynb #c0ffee04
 def stream_rows(
-    model: nn.Module, tokenizer: Tokenizer,
-    prompts: Sequence[str | Sequence[int]],
+    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]],
     num_samples: int, max_new_tokens: int,
     generator: torch.Generator | None = None,
     stop: Sequence[str] = (),
@@ -233,8 +231,6 @@ def stream_rows(
     **sampling,
 ) -> Iterator[list[str]]:
     """Write several texts at once, as `sample_text` does, until all are finished. Raises errors at the call.
-    Args:
-        prompts: ids are taken as they are
     Returns:
         for each step the text that has become certain in each row"""
     if isinstance(stop, str) or not all(stop):

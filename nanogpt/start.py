@@ -48,6 +48,7 @@ from nanogpt.recipe import TrainConfig
 from nanogpt.sharded import checkpoint_path, is_checkpoint, latest_checkpoint, load_sharded, save_sharded
 from nanogpt.step import sync_gradients, train_step
 from nanogpt.tokenizer import Tokenizer
+from nanogpt.vocab import saved_tokenizer
 
 # %% ../nbs/tools/start.ipynb #27adbe7a
 @dataclass
@@ -322,8 +323,7 @@ class Resumable(TypedDict):
     progress: dict[str, float]
 
 
-# of best.pt, besides the weights
-BEST = ("model_args", "iter_num", "best_val_loss", "config", "tokenizer", "chat_template")
+BEST = ("model_args", "iter_num", "best_val_loss", "config", "tokenizer")  # of best.pt, besides the weights
 
 
 def checkpoint_of(run: Run) -> dict:
@@ -331,9 +331,7 @@ def checkpoint_of(run: Run) -> dict:
     Returns:
         for `save_checkpoint`"""
     shape = getattr(run.model, "config", None)
-    tokenizer = {}
-    if run.tokenizer:
-        tokenizer = {"tokenizer": run.tokenizer.to_dict(), "chat_template": run.tokenizer.chat_template}
+    tokenizer = {"tokenizer": saved_tokenizer(run.tokenizer)} if run.tokenizer else {}
     return {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),

@@ -56,17 +56,13 @@ class Tokenizer(Protocol):
     eot: int | None  # the id that ends a document, if the tokenizer has one
     special_ids: Mapping[str, int] = {}  # special tokens and their ids
     boundary: regex.Pattern = ANYWHERE  # where a text may be cut without changing its ids
+    start_ids: Sequence[int] | None = None  # what a document begins with; None: eot, which ended the last one
     stop_ids: Sequence[int] = ()  # ids besides eot that end what a model writes
-    chat_template: str | None = None  # in Jinja: how a chat is written, where the tokenizer says so
+    chat_template: str | None = None  # how a chat is written, where the tokenizer says so
 
     def encode_ordinary(self, text: str) -> list[int]: ...  # treats special tokens as plain text
     def decode_bytes(self, ids: Iterable[int]) -> bytes: ...  # not text: a token may be part of a character
     def to_dict(self) -> dict: ...  # all that defines the tokenizer, ready for JSON
-
-    @property
-    def start_ids(self) -> list[int]:
-        "What a document begins with: the id that ended the one before it, where there is one."
-        return [] if self.eot is None else [self.eot]
 
     @property
     def fingerprint(self) -> str:
@@ -87,11 +83,7 @@ class Tokenizer(Protocol):
     def encode_iterable(
         self, chunks: Iterable[str], allowed_special: AllowedSpecial = "none"
     ) -> Iterator[int]:
-        """Encode a text of any length; only the part that is still undecided is held in memory.
-        Args:
-            chunks: one text, cut anywhere
-        Returns:
-            the ids of the whole text"""
+        "The ids of a text of any length, cut anywhere; only what is still undecided is held in memory."
         special_ids = allow_special(self.special_ids, allowed_special)
         for text in safe_chunks(chunks, special_ids, self.boundary):
             yield from self.encode(text, special_ids)
@@ -221,8 +213,7 @@ class BPETokenizer(Tokenizer):
             if left not in self.ids or right not in self.ids or left + right in self.ids:
                 raise ValueError(f"merge {left!r} + {right!r} must make a new token of two before it")
             self.ids[left + right] = next(free)
-        self.vocab = {i: token for token, i in self.ids.items()}  # id -> token
-        self.vocab |= {i: token.encode() for token, i in self.special_ids.items()}
+        self.vocab = {i: t for t, i in self.ids.items()} | {i: t.encode() for t, i in special_tokens.items()}
         self.eot = self.special_ids.get("<|endoftext|>")
         self.vocab_size = len(self.ids) + len(self.special_ids)
         if self.vocab.keys() != set(range(self.vocab_size)):  # the ids must be 0, 1, 2, …, each once

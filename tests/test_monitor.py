@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -10,7 +11,9 @@ import wandb
 from nbclient import NotebookClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nanogpt.config import GPTConfig
 from nanogpt.monitor import LivePlot, TensorBoardLog, WandbLog
+from nanogpt.recipe import TrainConfig
 
 
 def row(i: int, **more) -> dict:
@@ -204,3 +207,52 @@ def test_a_notebook_shows_one_picture_that_changes_in_place():
         != drawn
         == notebook.cells[2].outputs[0]["data"]["image/png"]
     )
+
+
+STOPPING = """
+import signal
+from nanogpt import GPTConfig, TrainConfig, train
+from nanogpt.monitor import LivePlot
+from nanogpt.watch import watch
+
+shape = GPTConfig(block_size=16, vocab_size=0, n_layer=1, n_head=1, n_embd=8)
+config = TrainConfig(shape, max_iters=400, batch_size=2, eval_interval=20, eval_windows=2, device="cpu", compile=False)
+plot = LivePlot(0.1)
+
+def press(run):
+    plot.on_step(run)
+    if run.iter_num == 50:
+        signal.raise_signal(signal.SIGINT)
+
+result = train(config, on_step=press, on_eval=watch, logs=[plot], progress=False)
+assert result.stopped == "SIGINT" and (result.out_dir / "ckpt.pt").exists()
+"""
+
+
+def test_the_lines_below_the_figure_stay_and_the_button_goes(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STOPPING)])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    figure, button, lines, *_ = (output for output in notebook.cells[0].outputs if output.output_type != "stream")
+    assert "image/png" in figure.data and button.data["text/html"] == ""
+    page = lines.data["text/html"]
+    assert "iteration 51 of 400" in page and "above the floor" in page and " left<" in page
+    assert "What it wrote at iteration 40:" in page and "MFU" not in page
+
+
+def test_what_the_lines_say(tmp_path):
+    class Run:
+        config = replace(TrainConfig(GPTConfig(16, 65)), out_dir=str(tmp_path), max_iters=1000)
+        iter_num, loss, tokens, seconds, utilisation = 1000, 1.25, 20_000, 10.0, 0.314
+
+    plot = LivePlot()
+    plot.on_step(Run())  # outside of a notebook it shows nothing
+    assert plot.status() == (
+        "<p>iteration 1,000 of 1,000 · loss 1.250 · 2,000 tokens per second · 31% of the GPU's peak (MFU)</p>"
+    )
+    (tmp_path / "samples").mkdir()
+    for i in (0, 250):
+        (tmp_path / f"samples/{i:07}.txt").write_text(f"a <b> {i}", encoding="utf-8")
+    plot(row(1000, excess=0.0124))
+    assert "0.012 nats per character above the floor" in plot.status()
+    assert "iteration 250:" in plot.status() and "a &lt;b&gt; 250<" in plot.status()
+    plot.close()

@@ -103,16 +103,6 @@ def test_imports_inside_functions_are_found():
     assert imports_of("from . import hub") == imports_of("import nanogpt.hub") == {"hub"}
 
 
-def test_every_file_is_opened_as_utf8():
-    "Otherwise Path.read_text, open and json files take the locale's encoding on Windows."
-    for path in (root / "nanogpt").rglob("*.py"):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            for call in (".read_text(", ".write_text("):
-                assert call not in line or 'encoding="utf-8"' in line, f"{path.name}:{number}"
-            if " open(" in line:
-                assert '"rb"' in line or "**text" in line or 'encoding="utf-8"' in line, f"{path.name}:{number}"
-
-
 def test_import_is_light():
     code = """if True:
         import sys, time

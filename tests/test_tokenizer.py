@@ -21,11 +21,11 @@ import tiktoken
 from hypothesis import assume, example, given, settings, strategies as st
 from tiktoken_ext import openai_public
 
-from nanogpt import bpe, vocab
+from nanogpt import bpe
 from nanogpt.bpe import train_bpe
 from nanogpt.cuts import disputed_characters, safe_chunks
 from nanogpt.files import cache_dir
-from nanogpt.huggingface import bpe_from_gpt2, to_huggingface, tokenizer_from_huggingface
+from nanogpt.huggingface import _CHARACTERS, bpe_from_gpt2, to_huggingface, tokenizer_from_huggingface
 from nanogpt.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
@@ -787,7 +787,7 @@ def test_a_broken_definition_is_named():
 
 
 def test_files_of_gpt2s_kind(tmp_path):
-    characters = [vocab._CHARACTERS[b] for b in range(256)]
+    characters = [_CHARACTERS[b] for b in range(256)]
     assert (
         len(set(characters)) == 256
         and "".join(characters[33:127]) == bytes(range(33, 127)).decode()
@@ -818,7 +818,7 @@ def test_files_of_gpt2s_kind(tmp_path):
 
 
 def test_numbers_that_no_merges_give_are_named():
-    right = {character: i for i, character in enumerate(map(vocab._CHARACTERS.get, range(256)))} | {
+    right = {character: i for i, character in enumerate(map(_CHARACTERS.get, range(256)))} | {
         "Ġa": 256,
         "Ġb": 257,
         "<é>": 258,

@@ -1,5 +1,6 @@
 """Explorers draw what they say, follow their sliders, and are plain figures where no notebook is live."""
 
+import re
 import subprocess
 import sys
 
@@ -12,16 +13,19 @@ from nbclient import NotebookClient
 
 from nanogpt.config import GPTConfig
 from nanogpt.model import GPT
-from nanogpt.sample import filter_logits
+from nanogpt.sample import filter_logits, generate
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.widgets import (
     attention_weights,
     explore_attention,
+    explore_next,
     explore_sampling,
     explore_schedule,
     explore_size,
     explore_tokens,
     plot_sampling,
+    show_attention,
+    token_html,
     token_label,
 )
 
@@ -77,7 +81,7 @@ def test_a_slider_draws_the_figure_anew(notebook):
     assert explore_sampling(LOGITS, TOKENIZER) is None
     box, picture = shown
     assert isinstance(box, ipywidgets.VBox) and picture.data.startswith(PNG)
-    temperature, top_k, top_p, min_p = box.children
+    temperature, top_k, top_p, min_p, _ = box.children
     for slider, value in ((temperature, 0.0), (top_k, 3), (top_p, 0.5), (min_p, 0.9), (temperature, 3.0)):
         slider.value = value
     assert len(updates) == 5 and all(update.data.startswith(PNG) for update in updates)
@@ -106,39 +110,105 @@ EXPLORERS = {
 def test_every_control_draws_its_figure_anew(notebook, name):
     (start, changes), (shown, updates) = EXPLORERS[name], notebook
     assert start() is None
-    box, picture = shown
+    box, *others, picture = shown
     assert picture.data.startswith(PNG) and repr(box) == "(In a live notebook there are controls here.)"
-    controls = {control.description: control for control in box.children}
+    controls = {control.description: control for control in box.children[:-1]}
     drawn = [picture.data]
     for control, value in changes.items():
         assert not controls[control].continuous_update, "a figure takes a while"
         controls[control].value = value
         drawn.append(updates[-1].data)
-    assert len(set(drawn)) == len(drawn) == len(updates) + 1
+    assert len(set(drawn)) == len(drawn) == len(updates) // (1 + len(others)) + 1
     assert all(data.startswith(PNG) for data in drawn)
 
 
 def test_a_wrong_text_is_explained_where_the_figure_was(notebook):
     shown, updates = notebook
     explore_attention(GPT(GPT_CONFIGS[0]), TOKENIZER, "abba")
-    text = shown[0].children[-1]
+    text = shown[0].children[-2]
     for wrong, why in (("<z>", "not in the vocabulary"), ("", "the text is empty")):
         text.value = wrong
-        assert why in updates[-1].data and "<z>" not in updates[-1].data
+        message, figure = updates[-2:]
+        assert why in message.data and "<z>" not in message.data and figure.data == "", "the old figure goes"
     text.value = "abba"
-    assert updates[-1].data == shown[1].data
+    assert [update.data for update in updates[-2:]] == [one.data for one in shown[1:]]
 
 
 def test_tokens_follow_every_key(notebook):
     shown, updates = notebook
     explore_tokens("a$b", {"bytes": ByteTokenizer(), "<few>": TOKENIZER})
-    page, (text,) = shown[1], shown[0].children
+    page, (text, _) = shown[1], shown[0].children
     assert text.continuous_update and page.data.count("<code") == 6 and "<b>&lt;few&gt;</b>: 3 tokens" in page.data
     text.value = "€ <\n"
     assert all(f">{label}</code>" in updates[-1].data for label in ("e2", "82", "ac", "␣", "&lt;", r"\n"))
     assert updates[-1].data.count("<code") == 6 and "not in the vocabulary" in updates[-1].data
     text.value = ""
     assert updates[-1].data.count(": 0 tokens") == 2
+
+
+def rules(page: str) -> dict[str, dict[int, float]]:
+    "What each selector of the page's style sheet sets the weights to."
+    sheet = re.findall(r"([^{}]+){([^{}]*)}", re.search("<style>(.*)</style>", page)[1])
+    weights = lambda body: {int(j): float(w) for j, w in re.findall(r"--(\d+):([\d.]+)", body)}
+    return {selector: weights(body) for names, body in sheet for selector in names.split(",.")}
+
+
+def test_the_text_takes_the_shades_of_the_row_that_is_pointed_at():
+    rows = torch.tensor([[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.125, 0.375]])
+    page, other = show_attention(rows, ["a", "&lt;", "c"]), show_attention(rows.roll(1, 0), ["a", "b", "c"])
+    spans = re.findall(r'<span tabindex="0" style="[^"]*/calc\(var\(--(\d),0\)/var\(--most\)\)\)">(.*?)</span>', page)
+    assert spans == [("0", "a"), ("1", "&lt;"), ("2", "c")]
+    seen = rules(page)
+    for i, row in enumerate(({0: 1.0}, {0: 0.25, 1: 0.75}, {0: 0.5, 1: 0.12, 2: 0.38}), 1):
+        chosen = [body for selector, body in seen.items() if f":has(span:nth-child({i}):" in selector]
+        assert chosen == [row, row], "the row under the pointer, and in focus, without what comes later"
+    assert [body for selector, body in seen.items() if selector.endswith(":not(:has(span:hover,span:focus))")] == [row]
+    assert re.search("attention-[0-9]+", page)[0] != re.search("attention-[0-9]+", other)[0]
+
+
+def test_a_token_is_text_for_a_page():
+    assert [token_html(ByteTokenizer(), i) for i in (*b"a <\n\xc3", 256)] == ["a", " ", "&lt;", r"\n", "c3", "id 256"]
+
+
+NEXT_MODEL = GPT(GPT_CONFIGS[0], torch.Generator().manual_seed(0)).eval()
+
+
+def test_the_text_grows_as_the_model_writes_it_and_shrinks_again(notebook):
+    shown, updates = notebook
+    assert explore_next(NEXT_MODEL, TOKENIZER, "abba", seed=3) is None
+    *controls, row = shown[0].children
+    text, temperature, *_ = controls
+    following, back, ten = row.children
+    tokens = lambda page: re.findall(r"background:([^\"]*)\">(.*?)</span>", page.data)
+    start = [("white", piece) for piece in (r"\n", "a", "b", "b", "a")]
+    assert tokens(shown[1]) == start and shown[2].data.startswith(PNG)
+    following.click()
+    ten.click()
+    prompt, generator = torch.tensor([[0, 3, 4, 4, 3]]), torch.Generator().manual_seed(3)
+    expected = generate(NEXT_MODEL, prompt, 11, generator=generator)[0, 5:].tolist()
+    page, figure = updates[-2:]
+    assert tokens(page) == start + [("#cfe2f8", token_html(TOKENIZER, i)) for i in expected]
+    assert updates[1].data != shown[2].data != figure.data, "the figure is of the next token"
+    for _ in range(12):  # once more than there are tokens
+        back.click()
+    assert tokens(updates[-2]) == start and updates[-1].data == shown[2].data
+    temperature.value = 0.0
+    ten.click()
+    greedy = generate(NEXT_MODEL, prompt, 10, temperature=0)[0, 5:].tolist()
+    assert [piece for _, piece in tokens(updates[-2])[5:]] == [token_html(TOKENIZER, i) for i in greedy]
+    text.value = "zzz"
+    following.click()
+    assert "not in the vocabulary" in updates[-2].data
+    text.value = "a"
+    assert len(tokens(updates[-2])) == 2, "another beginning has its own continuation"
+
+
+def test_it_writes_on_beyond_the_context(notebook):
+    explore_next(NEXT_MODEL, TOKENIZER, "a" * 15)
+    _, _, ten = notebook[0][0].children[-1].children
+    ten.click()
+    ten.click()
+    assert notebook[1][-2].data.count("<span") == 36
 
 
 @pytest.mark.parametrize("config", GPT_CONFIGS, ids=["GPT-2", "Qwen3", "window and documents"])

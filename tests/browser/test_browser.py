@@ -1,4 +1,4 @@
-"""Chapters in JupyterLab, in a real browser: Run All, an exercise, a slider, Stop.
+"""Chapters in JupyterLab, in a real browser: Run All, an exercise, a slider, tokens under the mouse, Stop.
 
 Three chapters are run here, and all of them by `make browser` (NANOGPT_BROWSER=all).
 """
@@ -92,8 +92,8 @@ def run_all(page, address: str):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
-def wait_for_all(page, patience: int = 300):
-    "Wait until the last cell is done. An error ends it at once."
+def wait_for_all(page, patience: int = 1800):
+    "Wait until the last cell is done, longer than a busy machine needs. An error ends it at once."
     deadline = time.monotonic() + patience
     while (state := page.evaluate(STATE))["left"]:
         assert not state["errors"] and time.monotonic() < deadline, state
@@ -142,6 +142,18 @@ TRAINING = """from nanogpt import GPTConfig, TrainConfig, train
 shape = GPTConfig(block_size=16, vocab_size=0, n_layer=1, n_head=1, n_embd=8)
 config = TrainConfig(shape, max_iters=1_000_000, batch_size=2, eval_windows=2, device="cpu", compile=False)
 print("ended by", train(config).stopped)"""
+DASHBOARD = TRAINING.replace("compile=False", "compile=False, resume='auto'").replace(
+    'print("ended by", train(config)',
+    "from nanogpt.monitor import LivePlot\nplot = LivePlot()\n"
+    'print("ended by", train(config, on_step=plot.on_step, logs=[plot], progress=False)',
+)
+MODEL = """import torch
+from nanogpt import GPT, GPTConfig
+from nanogpt.tokenizer import ByteTokenizer
+from nanogpt.widgets import explore_attention, explore_next
+shape = GPTConfig(block_size=32, vocab_size=257, n_layer=1, n_head=1, n_embd=16)
+model = GPT(shape, torch.Generator().manual_seed(0)).eval()
+"""
 
 
 def test_a_slider_redraws_and_stop_saves(lab, page):
@@ -155,3 +167,50 @@ def test_a_slider_redraws_and_stop_saves(lab, page):
     playwright.expect(cell).to_contain_text("tokens per iteration")
     page.get_by_role("button", name="Interrupt the kernel").click()
     playwright.expect(cell).to_contain_text("ended by SIGINT")
+    type_into(page, cell, DASHBOARD)
+    playwright.expect(cell).to_contain_text("tokens per second")
+    cell.get_by_role("button", name="Stop").click()
+    playwright.expect(cell).to_contain_text("ended by SIGINT")
+
+
+@pytest.fixture
+def explorer(lab, page):
+    "Runs a cell in a new kernel."
+    page.goto(f"{lab[1]}/own.ipynb?reset")
+    page.wait_for_function(IDLE)
+
+    def run(code: str):
+        cell = cell_with(page, "explore_sampling")
+        type_into(page, cell, MODEL + code)
+        return cell, cell.locator("span[style*='inline-block']")
+
+    return run
+
+
+def test_a_token_under_the_mouse_or_in_focus_shades_the_tokens_it_looks_at(explorer, page):
+    cell, tokens = explorer("explore_attention(model, ByteTokenizer(), 'abcd')")
+    playwright.expect(tokens).to_have_count(4)
+    shades = lambda: tokens.evaluate_all("spans => spans.map(span => getComputedStyle(span).backgroundColor)")
+    clear = lambda shade: shade.endswith(", 0)")
+    resting = shades()
+    assert not any(map(clear, resting)), "the last token looks at all"
+    tokens.nth(1).hover()
+    looking = shades()
+    assert list(map(clear, looking)) == [False, False, True, True], "and not at what comes later"
+    page.mouse.move(0, 0)
+    assert shades() == resting
+    tokens.nth(0).focus()
+    page.keyboard.press("Tab")
+    assert shades() == looking
+    tokens.nth(3).hover()
+    assert shades() == resting, "the mouse wins"
+
+
+def test_next_appends_a_token_and_back_takes_it_away(explorer, page):
+    cell, tokens = explorer("explore_next(model, ByteTokenizer(), 'ab')")
+    playwright.expect(tokens).to_have_count(3)
+    first = cell.locator("img").get_attribute("src")
+    for button, count in (("next", 4), ("ten more", 14), ("back", 13)):
+        cell.get_by_role("button", name=button).click()
+        playwright.expect(tokens).to_have_count(count)
+        playwright.expect(cell.locator("img")).not_to_have_attribute("src", first)
