@@ -6,8 +6,7 @@ trick to GRPO, watch it cheat, and measure what it costs, in nats."""
 # %% auto #0
 __all__ = ['Rollouts', 'rollout', 'token_logprobs', 'rewards_of', 'group_advantages', 'policy_loss', 'reinforce_step']
 
-# %% ../nbs/15_reward.ipynb #6cd9246f
-import math
+# %% ../nbs/15_reward.ipynb #f9e9c0d3
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -57,7 +56,7 @@ def token_logprobs(model: nn.Module, tokens: Tensor, new: int) -> Tensor:
     logits = model(tokens[:, :-1])[0][:, -new:]
     return logits.float().log_softmax(-1).gather(-1, tokens[:, -new:, None]).squeeze(-1)
 
-# %% ../nbs/15_reward.ipynb #39e2fbf0
+# %% ../nbs/15_reward.ipynb #57d6ff0c
 def rewards_of(reward: Callable[[Sequence[str]], Sequence[float] | Tensor], texts: Sequence[str]) -> Tensor:
     """Ask for the rewards, and check them. Raises ValueError that says which sample has no finite reward.
     Args:
@@ -71,7 +70,8 @@ def rewards_of(reward: Callable[[Sequence[str]], Sequence[float] | Tensor], text
         raise ValueError(f"a reward must be one number per sample, in a list or a tensor (N,); {missing}")
     if not values.isfinite().all():
         i = int((~values.isfinite()).nonzero()[0])
-        raise ValueError(f"the reward of sample {i} is {values[i].item()}; it must be a finite number: {texts[i][:60]!r}")
+        wrong = f"the reward of sample {i} is {values[i].item()}, of the text {texts[i][:40]!r}"
+        raise ValueError(f"{wrong}; it must be a finite number")
     return values
 
 # %% ../nbs/15_reward.ipynb #7787a1ae

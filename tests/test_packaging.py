@@ -65,13 +65,12 @@ def test_runtime_imports_no_tools():
 
 
 ORDER = """
-    files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare rotary
-    ngrams attention loss model ranks device recipe budget optim step distributed decode sample reward checkpoint sharded
-    layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks widgets watch flags course
-    cli tutor exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model
-    exercises.modern exercises.optim exercises.train exercises.sample exercises.checkpoint
-    exercises.distributed exercises.run exercises.hub exercises.adder exercises.broken_runs
-    check
+    files config plot diagram schematics cuts ambiguity tokenizer bpe vocab tales corpus manifest data prepare
+    rotary ngrams attention loss model ranks device recipe budget optim step distributed decode sample reward
+    checkpoint sharded layouts hub inputs start report monitor train bench profiling speedrun ladder benchmarks
+    widgets watch flags course cli tutor exercises.tokenizer exercises.corpus exercises.data exercises.attention
+    exercises.model exercises.modern exercises.optim exercises.train exercises.sample exercises.checkpoint
+    exercises.distributed exercises.run exercises.hub exercises.reward exercises.adder exercises.broken_runs check
 """.split()
 
 
