@@ -6,17 +6,18 @@ trick to GRPO, watch it cheat, and measure what it costs, in nats."""
 # %% auto #0
 __all__ = ['Rollouts', 'rollout', 'token_logprobs', 'rewards_of', 'group_advantages', 'policy_loss', 'reinforce_step']
 
-# %% ../nbs/15_reward.ipynb #f9e9c0d3
+# %% ../nbs/15_reward.ipynb #cb22329a
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nanogpt.decode import context_size
 from nanogpt.sample import generate
 from nanogpt.step import evaluating
 
-# %% ../nbs/15_reward.ipynb #43891d6b
+# %% ../nbs/15_reward.ipynb #fa35d103
 class Rollouts(NamedTuple):
     "Texts that a model wrote, and with which probability. M is the number of new tokens in the longest."
 
@@ -37,11 +38,13 @@ def rollout(
     Args:
         prompt_ids: int64 (B, T), prompts of one length
         n: samples of each prompt"""
-    length, size = prompt_ids.shape[1] + max_new_tokens, model.config.block_size
+    length, size = prompt_ids.shape[1] + max_new_tokens, context_size(model)
     if length > size + 1:
         raise ValueError(f"{length} tokens do not fit a context of {size}; lower max_new_tokens")
-    options = dict(generator=generator, stop_tokens=[stop_token], num_samples=n, return_logprobs=True)
-    tokens, logprobs = generate(model, prompt_ids, max_new_tokens, **options)
+    tokens, logprobs = generate(
+        model, prompt_ids, max_new_tokens,
+        generator=generator, stop_tokens=[stop_token], num_samples=n, return_logprobs=True,
+    )  # fmt: skip
     stops = tokens[:, prompt_ids.shape[1] :] == stop_token
     return Rollouts(tokens, logprobs, stops.cumsum(1) - stops.long() == 0)
 
