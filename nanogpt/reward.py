@@ -77,7 +77,7 @@ def rewards_of(reward: Callable[[Sequence[str]], Sequence[float] | Tensor], text
         raise ValueError(f"{wrong}; it must be a finite number")
     return values
 
-# %% ../nbs/15_reward.ipynb #7787a1ae
+# %% ../nbs/15_reward.ipynb #05bcf68f
 def group_advantages(rewards: Tensor, group: int) -> Tensor:
     """How much better each sample is than the mean of its group. Raises ValueError unless groups divide N.
     Args:
@@ -86,7 +86,8 @@ def group_advantages(rewards: Tensor, group: int) -> Tensor:
     Returns:
         (N,)"""
     if group < 2 or len(rewards) % group:
-        raise ValueError(f"{len(rewards)} rewards cannot be cut into groups of {group}; a group has 2 or more samples")
+        wrong = f"{len(rewards)} rewards cannot be cut into groups of {group}"
+        raise ValueError(f"{wrong}; a group has 2 or more samples")
     grouped = rewards.view(-1, group)
     return (grouped - grouped.mean(1, keepdim=True)).flatten()
 
@@ -119,7 +120,7 @@ def policy_loss(
     k3 = away.exp() - 1 - away
     return (kl * k3 - gain).masked_fill(~mask, 0.0).sum() / len(mask)
 
-# %% ../nbs/15_reward.ipynb #f230ba32
+# %% ../nbs/15_reward.ipynb #f52b245e
 def reinforce_step(
     model: nn.Module,
     reference: nn.Module,
@@ -143,7 +144,8 @@ def reinforce_step(
         anchor = token_logprobs(reference, tokens, old.shape[1])
     loss = torch.zeros(())
     for _ in range(epochs):
-        loss = policy_loss(token_logprobs(model, tokens, old.shape[1]), old, anchor, advantages, mask, clip, kl)
+        new = token_logprobs(model, tokens, old.shape[1])
+        loss = policy_loss(new, old, anchor, advantages, mask, clip, kl)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
