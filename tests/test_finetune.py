@@ -58,12 +58,12 @@ def test_from_a_file_to_an_answer_and_to_transformers(base, nanogpt, tmp_path):
     assert nanogpt("export", "run", "exported").returncode == 0
     transformers = pytest.importorskip("transformers")
     writer = transformers.pipeline("text-generation", model=str(tmp_path / "exported"), device="cpu")
-    messages = [{"role": "user", "content": "what colour has the sun?"}]
+    messages = [{"role": "user", "content": "the frog is"}]
     answer = writer(messages, max_new_tokens=20, do_sample=False)[0]["generated_text"][-1]
     ours = "".join(Chat(*load(tmp_path / "run", "cpu"), temperature=0.0).ask(messages[0]["content"]))
-    assert answer["role"] == "assistant" and answer["content"].strip() == ours == "The sun is yellow."
+    assert answer["role"] == "assistant" and answer["content"].strip() == ours == "The frog is green."
     exported = Chat(*load(tmp_path / "exported", "cpu"), temperature=0.0)
-    assert "".join(exported.ask("the sun is")) == "The sun is yellow."
+    assert "".join(exported.ask("the frog is")) == "The frog is green."
 
 
 def description(tmp_path, **changes) -> TrainConfig:
