@@ -1,0 +1,185 @@
+"""From a file of questions and answers to a model that answers: train, resume, chat, export, transformers."""
+
+import json
+import re
+
+import pytest
+import torch
+from test_cli import failure
+
+from nanogpt.bpe import train_bpe
+from nanogpt.chat import Chat, chat_dataset, encode_chat, read_chats, render
+from nanogpt.config import GPTConfig
+from nanogpt.data import Sampler
+from nanogpt.hub import load, save_pretrained
+from nanogpt.lora import add_lora
+from nanogpt.model import GPT
+from nanogpt.recipe import TrainConfig
+from nanogpt.train import train
+
+THINGS = {"fox": "red", "sky": "blue", "frog": "green", "sun": "yellow", "snow": "white"}
+
+
+def chats(count: int = 30) -> list:
+    "Questions of a few kinds about five things, each with its answer."
+    ask = ["what colour has the {}?", "the {} is", "tell me of the {}"]
+    return [
+        [
+            {"role": "user", "content": ask[n % 3].format(thing)},
+            {"role": "assistant", "content": f"The {thing} is {THINGS[thing]}."},
+        ]
+        for n, thing in enumerate([*THINGS] * (count // 5))
+    ]
+
+
+@pytest.fixture
+def base(tmp_path):
+    "A GPT-2 that knows nothing, in Hugging Face's layout, and a file of chats beside it."
+    texts = [" ".join(message["content"] for message in chat) for chat in chats()]
+    tokenizer = train_bpe(["User: Assistant:\n", *texts], 320, ["<|endoftext|>"])
+    config = GPTConfig(block_size=64, vocab_size=320, n_layer=2, n_head=2, n_embd=32)
+    save_pretrained(GPT(config, torch.Generator().manual_seed(0)), tmp_path / "base", tokenizer)
+    lines = [json.dumps({"messages": chat}) for chat in chats()]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "base"
+
+
+TRAIN = ["train", "--init-from", "base", "--corpus", "chats.jsonl", "--device", "cpu", "--eval-interval", 300]
+
+
+def test_from_a_file_to_an_answer_and_to_transformers(base, nanogpt, tmp_path):
+    done = nanogpt(*TRAIN, "--max-iters", 300, "--learning-rate", 1e-2, "--out-dir", "run")
+    assert done.returncode == 0, done.stderr
+    questions = "what colour has the sky?\n/again\n/clear\nthe frog is\n"
+    told = nanogpt("sample", "run", "--chat", "--temperature", 0, input=questions).stdout
+    assert re.findall(r"> (.*)", told)[:2] == ["The sky is blue."] * 2 and "The frog is green." in told
+    assert "system" not in told
+
+    assert nanogpt("export", "run", "exported").returncode == 0
+    transformers = pytest.importorskip("transformers")
+    writer = transformers.pipeline("text-generation", model=str(tmp_path / "exported"), device="cpu")
+    messages = [{"role": "user", "content": "the frog is"}]
+    answer = writer(messages, max_new_tokens=20, do_sample=False)[0]["generated_text"][-1]
+    ours = "".join(Chat(*load(tmp_path / "run", "cpu"), temperature=0.0).ask(messages[0]["content"]))
+    assert answer["role"] == "assistant" and answer["content"].strip() == ours == "The frog is green."
+    exported = Chat(*load(tmp_path / "exported", "cpu"), temperature=0.0)
+    assert "".join(exported.ask("the frog is")) == "The frog is green."
+
+
+def description(tmp_path, **changes) -> TrainConfig:
+    shared = dict(aligned=True, sampling="epochs", batch_size=4, eval_interval=5, warmup_iters=2, device="cpu")
+    shared |= dict(corpus=str(tmp_path / "chats.jsonl"), init_from=str(tmp_path / "base"), lora_rank=4)
+    return TrainConfig(GPTConfig(64, 0), **({"out_dir": str(tmp_path / "out")} | shared | changes))
+
+
+def test_adapters_are_resumed_to_the_bit_and_leave_the_weights_alone(base, tmp_path):
+    whole = train(description(tmp_path, max_iters=20, lr_decay_iters=20, out_dir=str(tmp_path / "whole")))
+    train(description(tmp_path, max_iters=10, lr_decay_iters=20))
+    rest = train(description(tmp_path, max_iters=20, lr_decay_iters=20, resume="auto"))
+    assert [row["val_loss"] for row in rest.metrics] == [row["val_loss"] for row in whole.metrics]
+    before, after = load(base, "cpu")[0].state_dict(), rest.model.state_dict()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(after[name], weight)
+        assert "lora" in name or torch.equal(weight, before[name])
+    merged = load(tmp_path / "out", "cpu")[0]
+    assert merged.state_dict().keys() == before.keys()
+    x = torch.arange(20)[None]
+    with torch.no_grad():  # the same numbers, added in another order
+        torch.testing.assert_close(merged(x, x)[0], rest.model(x, x)[0], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="has adapters of rank 4, not 3; set lora_rank=4"):
+        train(description(tmp_path, max_iters=30, lora_rank=3, resume="auto"))
+
+
+def test_adapters_are_those_of_peft(base):
+    peft = pytest.importorskip("peft")
+    ours, theirs = (load(base, "cpu")[0] for _ in range(2))
+    add_lora(ours, 4, alpha=8, generator=torch.Generator().manual_seed(1))
+    names = ["c_attn", "c_proj", "c_fc"]
+    wrapped = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=8, target_modules=names))
+    mine = {name: weight for name, weight in ours.named_parameters() if weight.requires_grad}
+    for name, weight in wrapped.named_parameters():
+        if weight.requires_grad:
+            mine[name.removeprefix("base_model.model.").replace(".default.weight", "")].data.normal_(0, 0.1)
+            weight.data.copy_(mine[name.removeprefix("base_model.model.").replace(".default.weight", "")])
+    x = torch.arange(30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, x)[0], theirs(x, x)[0], atol=1e-5, rtol=1e-5)  # sums in another order
+
+
+def test_only_answers_are_predicted(base):
+    tokenizer = load(base, "cpu")[1]
+    data = chat_dataset(chats(), tokenizer, 64)
+    for x, y in (next(Sampler(data, 30, 64, epochs=True, aligned=True)), next(Sampler(data, 8, 64, aligned=True))):
+        for row, targets in zip(x, y):
+            answers = tokenizer.decode(targets[targets >= 0].tolist()).split("<|endoftext|>")
+            assert len(answers) > 1 and all(a.startswith(" The ") for a in answers[:-1])
+            assert row[0] == tokenizer.eot and "User" not in "".join(answers)
+
+
+NO_ROLE = '{"messages": [{"content": "hello"}, {"role": "assistant", "content": "hi"}]}'
+LONG = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the fox " * 99}]})
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (NO_ROLE, r"chats.jsonl, line 1: message 1 needs a role \(system, user, assistant\) and a content"),
+        ('{"messages": "hello"}', "line 1: messages must be a list of at least one, got 'hello'"),
+        ('{"messages": [{"role": "user", "content": "hello"}]}', "line 1: the last message must be the assistant's"),
+        ('{"messages": [', "line 1 cannot be read as JSON"),
+        ("\n".join([LONG] * 2), r"chat 1 has \d+ tokens, the model reads 64; shorten it"),
+        (json.dumps({"messages": chats()[0]}), "chats.jsonl has 1 chats; give it two or more"),
+    ],
+)
+def test_bad_chats_are_named(content, said, base, nanogpt, tmp_path):
+    (tmp_path / "chats.jsonl").write_text(content, encoding="utf-8")
+    assert re.search(said, failure(nanogpt(*TRAIN, "--out-dir", "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["train", "--corpus", "chats.jsonl"], "name one with --init-from"),
+        (["train", "demo", "--lora-rank", "4"], "--lora-rank 4 adapts a trained model"),
+        ([*TRAIN, "--no-aligned"], "chats are learnt one by one: set --aligned and --sampling epochs"),
+        ([*TRAIN, "--lora-rank", "4", "--optimizer", "muon"], "Muon is for nn.Linear layers"),
+        (["sample", "base", "--system", "be brief"], "--system is for a chat: add --chat"),
+    ],
+)
+def test_what_does_not_go_together_is_named(flags, said, base, nanogpt):
+    assert said in failure(nanogpt(*flags))
+
+
+def test_bad_templates_and_ranks_are_named(base):
+    model, tokenizer = load(base, "cpu")
+    with pytest.raises(ValueError, match="the rank of an adapter must be at least 1, got 0"):
+        add_lora(model, 0)
+    for template, said in (
+        ("{% for %}", "the chat template fails: "),
+        ("{{ raise_exception('no system message, please') }}", "fails: no system message, please"),
+        ("{{ messages.append(1) }}", "the chat template fails: .*unsafe"),  # the sandbox
+        ("{{ messages[-1]['content'] }}", "changes what it wrote before"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no token at which a model stops"),
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(ValueError, match=said):
+            encode_chat(chats()[0] * 2, tokenizer)
+
+
+def test_our_template_is_what_transformers_makes_of_it(base, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model, tokenizer = load(base, "cpu")
+    each = "{% for m in messages %}<{{ m.role }}> {{ m.content | tojson }}\n{% endfor %}"
+    tokenizer.chat_template = "{{ bos_token }}" + each
+    save_pretrained(model, tmp_path / "again", tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    messages = [{"role": "system", "content": "d\u00e9j\u00e0 \"vu\""}, *chats()[0]]
+    assert theirs.apply_chat_template(messages, tokenize=False) == render(messages, tokenizer)
+    assert theirs.apply_chat_template(messages)["input_ids"] == tokenizer.encode(render(messages, tokenizer), "all")
+
+
+def test_blank_lines_and_several_turns_are_read(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n" + json.dumps({"messages": [*chats()[0], *chats()[1]]}) + "\n\n", encoding="utf-8")
+    assert [len(chat) for chat in read_chats(path)] == [4]
