@@ -29,7 +29,7 @@ try:
 except ImportError:
     raise ImportError("lm_eval is not installed: pip install 'nanogpt[eval]'") from None
 
-# %% ../nbs/tools/harness.ipynb #a18da29d
+# %% ../nbs/tools/harness.ipynb #26ebe0cf
 @register_model("nanogpt")
 class NanoGPT(TemplateLM):
     "A model of ours for `lm_eval`: `lm_eval.simple_evaluate(NanoGPT(\"out/own\"), tasks=[…])`."
@@ -65,7 +65,9 @@ class NanoGPT(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         ids, start = self.tokenizer.encode(string, "all"), self.tokenizer.start_ids
-        return ids if add_special_tokens is False or ids[: len(start)] == start else [*start, *ids]
+        if start is None:
+            start = [] if self.tokenizer.eot is None else [self.tokenizer.eot]
+        return ids if add_special_tokens is False or ids[: len(start)] == [*start] else [*start, *ids]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return render(chat_history, self.tokenizer, answer=add_generation_prompt)
@@ -102,10 +104,10 @@ class NanoGPT(TemplateLM):
         for given, group in groupby(requests, key=lambda request: request.args[1]):
             options: Any = normalize_gen_kwargs(given)
             new, stop = options["max_gen_toks"], [text for text in options["until"] if text]
+            sampling = {name: options.get(name, none) for name, none in (("temperature", 0.0), ("top_p", None))}
             kept = max(self.block_size - new, self.block_size // 2, 1)
             prompts = [self.tok_encode(request.args[0])[-kept:] for request in group]
             for i in tqdm(range(0, len(prompts), self.batch_size), disable=disable_tqdm):
-                sampling = {name: options[name] for name in ("temperature", "top_p", "top_k") if name in options}
                 batch = prompts[i : i + self.batch_size]
                 steps = stream_rows(self.model, self.tokenizer, batch, 1, new, None, stop, **sampling)
                 texts += ["".join(pieces) for pieces in zip(*steps)]
