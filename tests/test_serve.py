@@ -72,7 +72,7 @@ def test_the_same_text_as_sample_and_reply(client, model, tokenizer):
     done = client.post("/v1/completions", json={"prompt": "where is", **GREEDY}).json()
     expected = sample_text(model, tokenizer, "where is", 1, 12, temperature=0.0)[0]
     assert "where is" + done["choices"][0]["text"] == expected
-    ids = [*tokenizer.start_ids, *tokenizer.encode("where is")]
+    ids = [tokenizer.eot, *tokenizer.encode("where is")]
     assert done["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 12, "total_tokens": len(ids) + 12}
     assert client.post("/v1/completions", json={"prompt": ids, **GREEDY}).json()["choices"] == done["choices"]
     done = client.post("/v1/chat/completions", json={"messages": ASKED, **GREEDY}).json()
