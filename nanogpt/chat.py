@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAIN_TEMPLATE', 'ROLES', 'check_messages', 'render', 'encode_chat', 'is_chat_file', 'read_chats',
-           'chat_dataset', 'load_chats', 'fit_messages', 'reply', 'Chat', 'talk']
+           'chat_dataset', 'load_chats', 'fit_messages', 'chat_prompt', 'reply', 'Chat', 'talk']
 
 # %% ../nbs/tools/chat.ipynb #c65d5813
 import json
@@ -172,6 +172,17 @@ def fit_messages(
     return ids
 
 
+def chat_prompt(
+    model: nn.Module, tokenizer: Tokenizer, messages: list[dict[str, str]], max_new_tokens: int
+) -> list[int]:
+    """The ids that an answer continues. Raises ValueError for messages that are none or do not fit.
+    Args:
+        messages: the last one is the user's"""
+    check_messages(messages)
+    block_size = context_size(model)
+    return fit_messages(messages, tokenizer, block_size, min(max_new_tokens, max(block_size // 4, 1)))
+
+
 def reply(
     model: nn.Module,
     tokenizer: Tokenizer,
@@ -187,9 +198,7 @@ def reply(
         **sampling: of `Sampling`
     Returns:
         pieces of the answer, as soon as they are certain"""
-    check_messages(messages)
-    block_size = context_size(model)
-    ids = fit_messages(messages, tokenizer, block_size, min(max_new_tokens, max(block_size // 4, 1)))
+    ids = chat_prompt(model, tokenizer, messages, max_new_tokens)
     pieces = stream(model, tokenizer, ids, max_new_tokens, generator, stop, **sampling)
 
     def answer() -> Iterator[str]:

@@ -20,6 +20,7 @@ from nanogpt.exercises.modern import *  # noqa: F403
 from nanogpt.exercises.optim import *  # noqa: F403
 from nanogpt.exercises.own_text import *  # noqa: F403
 from nanogpt.exercises.repeated_data import *  # noqa: F403
+from nanogpt.exercises.reward import *  # noqa: F403
 from nanogpt.exercises.run import *  # noqa: F403
 from nanogpt.exercises.sample import *  # noqa: F403
 from nanogpt.exercises.tokenizer import *  # noqa: F403

@@ -31,6 +31,7 @@ from nanogpt.files import SafeStream, read_json
 from nanogpt.flags import command, explain, in_flags, parse, parse_run, run_flags
 from nanogpt.inference import Eval, Export, Sample
 from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
+from nanogpt.serve import Serve
 
 # %% ../nbs/tools/cli.ipynb #9d77b69a
 def train(args: list[str]) -> int:
@@ -257,7 +258,7 @@ class Completion:
 # %% ../nbs/tools/cli.ipynb #397097b9
 COMMANDS = {
     "course": Course, "demo": Demo, "prepare": Prepare, "data": Data, "train": train, "plan": plan, "sample": Sample,
-    "eval": Eval, "export": Export, "info": Info, "bench": Bench, "completion": Completion,
+    "serve": Serve, "eval": Eval, "export": Export, "info": Info, "bench": Bench, "completion": Completion,
 }  # fmt: skip
 
 

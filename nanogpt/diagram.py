@@ -180,7 +180,6 @@ PLACES = {  # chapter -> its place, its least size, what is written there, and t
     "checkpoint": (9.2, 3.1, 1.25, 0.6, "10 · Checkpoint\nsave, resume", "stored"),
     "hub": (9.2, 2.25, 1.25, 0.6, "13 · Hub\nshare weights", "stored"),
     "bench": (9.2, 1.4, 1.25, 0.6, "18 · Bench\nhow fast?", "compute"),
-    "finetune": (9.08, 0.8, 1.5, 0.3, "14 · Finetune", "compute"),
     "distributed": (5.2, 0.8, 6.0, 0.3, "11 · Distributed: one training step on many machines", "compute"),
     "run": (5.0, 0.3, 9.6, 0.3, "12 · Run: everything together, in one run that is never lost", "plain"),
 }

@@ -68,7 +68,7 @@ def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
 def model_from_huggingface(
     folder: str | Path, vocab_multiple: int = 1, dropout: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> GPT:
-    """A GPT-2, Llama or Qwen3 of safetensors files. Raises ValueError or OSError that names what is wrong.
+    """A GPT-2, Llama, Qwen3 or Mistral of safetensors files. Raises ValueError or OSError with what is wrong.
     Args:
         folder: with config.json and model.safetensors, or its shards
         vocab_multiple: round the vocabulary's rows up, with zeros; logits stay as they are

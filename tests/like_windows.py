@@ -59,8 +59,8 @@ def begin(order: list[str]):
     "Import every module of nanogpt where the modules and functions of POSIX are missing, then forbid the rest."
     for module in order:  # with all that they need: libraries look at the platform's name
         import_module(f"nanogpt.{module}")
-    for name in [name for name in sys.modules if name.split(".")[0] == "nanogpt"]:
-        del sys.modules[name]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("nanogpt", "lm_eval")]:
+        del sys.modules[name]  # and where nanogpt's adapter is registered
     sys.modules.update(dict.fromkeys(MODULES.split()))
     for owner, names in ((os, MISSING), (signal, SIGNALS)):
         for name in names.split():

@@ -177,6 +177,8 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
 
     printed = nanogpt("eval", "run").stdout
     assert "nats/token" in printed and "nats/char" in printed
+    per_byte, per_character = (re.search(rf"([\d.]+) bits/{unit}", printed)[1] for unit in ("byte", "char"))
+    assert per_byte == per_character, "the text is ASCII"
     best = min(
         json.loads(line)["val_loss"]
         for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -596,3 +598,31 @@ def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
         nanogpt(*TRAIN, "--init-from", "nowhere", "--out-dir", "other")
     )
     assert "did you mean 'resume'?" in failure(nanogpt(*TRAIN, "--init-from", "resmue", "--out-dir", "other"))
+
+
+def test_a_model_that_learnt_chats_is_judged_on_its_answers(nanogpt, tmp_path):
+    import torch
+
+    from nanogpt.bpe import train_bpe
+    from nanogpt.chat import encode_chat
+    from nanogpt.hub import load, save_pretrained
+    from nanogpt.model import GPT
+
+    tokenizer = train_bpe("User: where is the fox? Assistant: in the tree\n" * 9, 300, ["<|endoftext|>"])
+    model = GPT(GPTConfig(block_size=64, vocab_size=300, n_layer=1, n_head=2, n_embd=16))
+    save_pretrained(model, tmp_path / "base", tokenizer)
+    chats = [
+        [{"role": "user", "content": f"where is fox {i}?"}, {"role": "assistant", "content": "in the tree" * i}]
+        for i in (1, 2)
+    ]
+    text = "\n".join(json.dumps({"messages": chat}) for chat in chats)
+    (tmp_path / "chats.jsonl").write_text(text, encoding="utf-8")
+    flags = ["--init-from", "base", "--corpus", "chats.jsonl", "--out-dir", "taught", "--max-iters", 1]
+    done = nanogpt("train", *flags)
+    assert done.returncode == 0, done.stderr
+    printed = nanogpt("eval", "taught").stdout
+    ids, answers = map(torch.tensor, encode_chat(chats[1], tokenizer))
+    model, _ = load(tmp_path / "taught", "cpu")
+    loss = model(ids[None, :-1], ids[1:].where(answers[1:], -1)[None])[1].item()
+    found = re.fullmatch(r"val loss ([\d.]+) nats/token over (\d+) tokens; perplexity [\d.]+\n", printed)
+    assert float(found[1]) == pytest.approx(loss, abs=0.01) and int(found[2]) == answers.sum()

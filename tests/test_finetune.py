@@ -1,214 +1,219 @@
-"""From a file of questions and answers to a model that chats, here and in transformers; and adapters by themselves."""
+"""From a file of questions and answers to a model that answers: train, resume, chat, export, transformers."""
 
-import copy
 import json
+import re
 
 import pytest
 import torch
-from conftest import TINY_FLAGS
+from test_cli import failure
 
 from nanogpt.bpe import train_bpe
-from nanogpt.chat import Chat, chat_dataset, read_chats, render
+from nanogpt.chat import Chat, chat_dataset, encode_chat, read_chats, render
 from nanogpt.config import GPTConfig
 from nanogpt.data import Sampler
-from nanogpt.hub import load
+from nanogpt.hub import load, save_pretrained
 from nanogpt.lora import LoRALinear, add_lora, lora_rank, merge_lora
 from nanogpt.model import GPT
-from nanogpt.optim import adamw
-from nanogpt.step import train_step
+from nanogpt.recipe import TrainConfig
+from nanogpt.train import train
 
-PLACES = ["mill", "meadow", "barn", "village", "garden"]
-CHATS = [
-    [
-        {"role": "user", "content": f"Where is {animal} {number}?"},
-        {"role": "assistant", "content": f"In the {PLACES[number % 5]}."},
+THINGS = {"fox": "red", "sky": "blue", "frog": "green", "sun": "yellow", "snow": "white"}
+
+
+def chats(count: int = 30) -> list:
+    "Questions of a few kinds about five things, each with its answer."
+    ask = ["what colour has the {}?", "the {} is", "tell me of the {}"]
+    return [
+        [
+            {"role": "user", "content": ask[n % 3].format(thing)},
+            {"role": "assistant", "content": f"The {thing} is {THINGS[thing]}."},
+        ]
+        for n, thing in enumerate([*THINGS] * (count // 5))
     ]
-    for animal in ("the fox", "a hen", "my goat")
-    for number in range(10)
-]
-TEXT = " ".join(message["content"] for chat in CHATS for message in chat)
-
-
-def lines(chats: list) -> str:
-    return "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
 
 
 @pytest.fixture
-def base(nanogpt, tmp_path):
-    "A tiny GPT-2 that has read a few sentences, and 30 chats; `finetune` is the command with them."
-    (tmp_path / "text.txt").write_text(TEXT * 4, encoding="utf-8")
-    (tmp_path / "chat.jsonl").write_text(lines(CHATS), encoding="utf-8")
-    flags = [*TINY_FLAGS, "--corpus", "text.txt", "--tokenizer", "bpe-300", "--no-aligned"]
-    done = nanogpt("train", "demo", *flags, "--block-size", 64, "--out-dir", "base")
+def base(tmp_path):
+    "A GPT-2 that knows nothing, in Hugging Face's layout, and a file of chats beside it."
+    texts = [" ".join(message["content"] for message in chat) for chat in chats()]
+    tokenizer = train_bpe(["User: Assistant:\n", *texts], 320, ["<|endoftext|>"])
+    config = GPTConfig(block_size=64, vocab_size=320, n_layer=2, n_head=2, n_embd=32)
+    save_pretrained(GPT(config, torch.Generator().manual_seed(0)), tmp_path / "base", tokenizer)
+    lines = [json.dumps({"messages": chat}) for chat in chats()]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "base"
+
+
+TRAIN = ["train", "--init-from", "base", "--corpus", "chats.jsonl", "--device", "cpu", "--eval-interval", 300]
+
+
+def test_from_a_file_to_an_answer_and_to_transformers(base, nanogpt, tmp_path):
+    done = nanogpt(*TRAIN, "--max-iters", 300, "--learning-rate", 1e-2, "--out-dir", "run")
     assert done.returncode == 0, done.stderr
+    questions = "what colour has the sky?\n/again\n/clear\nthe frog is\n"
+    told = nanogpt("sample", "run", "--chat", "--temperature", 0, input=questions).stdout
+    assert re.findall(r"> (.*)", told)[:2] == ["The sky is blue."] * 2 and "The frog is green." in told
+    assert "system" not in told
 
-    def finetune(*args, **options):
-        rest = ("--eval-interval", 10, "--learning-rate", 0.01, "--device", "cpu")
-        return nanogpt("train", "--init-from", "base", "--corpus", "chat.jsonl", *rest, *args, **options)
-
-    return finetune
-
-
-def failure(done) -> str:
-    "The one line of a command that failed."
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
-    return line
-
-
-def answer_of(nanogpt, run: str, question: str) -> str:
-    greedy = ("--temperature", 0, "--max-new-tokens", 20)
-    done = nanogpt("sample", run, "--chat", *greedy, input=question + "\n")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("\n> ")[1].strip()
-
-
-def test_own_questions_and_answers_from_file_to_transformers(base, nanogpt, tmp_path):
-    flags = ("--lora-rank", 4, "--lr-decay-iters", 60, "--out-dir")
-    for args in ((*flags, "whole", "--max-iters", 60), (*flags, "halves", "--max-iters", 30)):
-        done = base(*args)
-        assert done.returncode == 0, done.stderr
-    done = base(*flags, "halves", "--max-iters", 60, "--resume", "auto")
-    assert done.returncode == 0, done.stderr
-    whole, halves = (torch.load(tmp_path / run / "ckpt.pt", weights_only=True)["model"] for run in ("whole", "halves"))
-    assert all(torch.equal(tensor, halves[name]) for name, tensor in whole.items())  # resumed to the bit
-    old = load(tmp_path / "base", "cpu")[0].state_dict()
-    assert all(torch.equal(old[name], tensor) for name, tensor in whole.items() if "lora" not in name)
-    assert any(tensor.any() for name, tensor in whole.items() if name.endswith("lora_B"))
-
-    question = "Where is a hen 3?"
-    answer = answer_of(nanogpt, "whole", question)
-    assert answer.startswith("In the") and answer.index(".") == len(answer) - 1  # there it stops
-    done = nanogpt("export", "whole", "exported")
-    assert done.returncode == 0, done.stderr
-    assert answer_of(nanogpt, "exported", question) == answer
+    assert nanogpt("export", "run", "exported").returncode == 0
     transformers = pytest.importorskip("transformers")
-    pipe = transformers.pipeline("text-generation", model=str(tmp_path / "exported"), device="cpu")
-    messages = [{"role": "user", "content": question}]
-    said = pipe(messages, max_new_tokens=20, do_sample=False)[0]["generated_text"][-1]
-    assert said["role"] == "assistant" and said["content"].strip() == answer
+    writer = transformers.pipeline("text-generation", model=str(tmp_path / "exported"), device="cpu")
+    messages = [{"role": "user", "content": "the frog is"}]
+    answer = writer(messages, max_new_tokens=20, do_sample=False)[0]["generated_text"][-1]
+    ours = "".join(Chat(*load(tmp_path / "run", "cpu"), temperature=0.0).ask(messages[0]["content"]))
+    assert answer["role"] == "assistant" and answer["content"].strip() == ours == "The frog is green."
+    exported = Chat(*load(tmp_path / "exported", "cpu"), temperature=0.0)
+    assert "".join(exported.ask("the frog is")) == "The frog is green."
 
 
-def test_what_a_chat_cannot_be_learnt_from_is_one_line(base, nanogpt, tmp_path):
-    def wrong(text: str, *args) -> str:
-        (tmp_path / "chat.jsonl").write_text(text, encoding="utf-8")
-        return failure(base("--out-dir", "wrong", *args))
-
-    no_roles = [[{"content": "hello"}, {"content": "hello, you"}]] * 3
-    assert "chat.jsonl, line 1: message 1 needs a role (system, user, assistant)" in wrong(lines(no_roles))
-    long = [[CHATS[0][0], {"role": "assistant", "content": "In the mill. " * 40}]]
-    message = wrong(lines(CHATS + long))
-    assert "chat.jsonl, the chat that begins 'Where is the fox 0?': it has" in message
-    assert "the model reads 64; shorten it" in message
-    assert "has 1 chats; give it two or more" in wrong(lines(CHATS[:1]))
-    unanswered = lines([CHATS[0][:1]])
-    assert "line 1: the last message must be the assistant's" in wrong(unanswered)
-    assert "line 2 cannot be read as JSON" in wrong(lines(CHATS[:1]) + '{"messages": [\n')
-    assert "set --aligned and --sampling epochs" in wrong(lines(CHATS), "--no-aligned")
-    alone = nanogpt("train", "--corpus", "chat.jsonl", "--out-dir", "wrong")
-    assert "name one with --init-from" in failure(alone)
+def description(tmp_path, **changes) -> TrainConfig:
+    shared = dict(aligned=True, sampling="epochs", batch_size=4, eval_interval=5, warmup_iters=2, device="cpu")
+    shared |= dict(corpus=str(tmp_path / "chats.jsonl"), init_from=str(tmp_path / "base"), lora_rank=4)
+    return TrainConfig(GPTConfig(64, 0), **({"out_dir": str(tmp_path / "out")} | shared | changes))
 
 
-def test_adapters_that_cannot_be_are_one_line(base, nanogpt):
-    flags = ("--out-dir", "adapted", "--max-iters", 10, "--lora-rank")
-    assert base(*flags, 2).returncode == 0
-    line = failure(base(*flags, 3, "--resume", "auto"))
-    assert "adapted has adapters of rank 2, not 3; set --lora-rank 2" in line
-    scratch = nanogpt("train", "demo", *TINY_FLAGS, "--corpus", "text.txt", "--no-aligned", *flags[2:], 2)
-    assert "adapts a trained model" in failure(scratch)
+def test_adapters_are_resumed_to_the_bit_and_leave_the_weights_alone(base, tmp_path):
+    whole = train(description(tmp_path, max_iters=20, lr_decay_iters=20, out_dir=str(tmp_path / "whole")))
+    train(description(tmp_path, max_iters=10, lr_decay_iters=20))
+    rest = train(description(tmp_path, max_iters=20, lr_decay_iters=20, resume="auto"))
+    assert [row["val_loss"] for row in rest.metrics] == [row["val_loss"] for row in whole.metrics]
+    before, after = load(base, "cpu")[0].state_dict(), rest.model.state_dict()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(after[name], weight)
+        assert "lora" in name or torch.equal(weight, before[name])
+    merged = load(tmp_path / "out", "cpu")[0]
+    assert merged.state_dict().keys() == before.keys()
+    x = torch.arange(20)[None]
+    with torch.no_grad():  # the same numbers, added in another order
+        torch.testing.assert_close(merged(x, x)[0], rest.model(x, x)[0], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="has adapters of rank 4, not 3; set lora_rank=4"):
+        train(description(tmp_path, max_iters=30, lora_rank=3, resume="auto"))
 
 
-SHAPE = GPTConfig(block_size=64, vocab_size=300, n_layer=2, n_head=2, n_embd=16)
-
-
-def trained(rank: int, seed: int = 0, iterations: int = 10) -> tuple[GPT, GPT]:
-    "A model, and the same with adapters that have learned something."
-    model = GPT(SHAPE, torch.Generator().manual_seed(seed))
-    adapted = copy.deepcopy(model)
-    add_lora(adapted, rank, generator=torch.Generator().manual_seed(seed))
-    data = chat_dataset(CHATS, train_bpe(TEXT, 300, ["<|endoftext|>"]), 64)
-    batches, optimizer = Sampler(data, 4, 64, epochs=True, aligned=True), adamw(adapted, 0.02)
-    for _ in range(iterations):
-        train_step(adapted, optimizer, [next(batches)])
-    return model, adapted
-
-
-@pytest.mark.parametrize("rank", [1, 3, 16])
-def test_merging_changes_rounding_only_and_the_old_weights_stay(rank):
-    model, adapted = trained(rank)
-    idx = torch.arange(60).reshape(2, 30)
-    learnt = dict(adapted.named_parameters())
-    assert all(torch.equal(learnt[name], p) for name, p in model.named_parameters())
-    assert {name.rpartition(".")[2] for name, p in learnt.items() if p.requires_grad} == {"lora_A", "lora_B"}
-    logits = adapted(idx)[0]
-    assert (logits - model(idx)[0]).abs().max() > 0.01 and lora_rank(adapted) == rank
-    for layer in adapted.modules():
-        if isinstance(layer, LoRALinear):
-            layer.merge()
-            layer.merge()  # twice is once
-    torch.testing.assert_close(adapted(idx)[0], logits, rtol=1e-4, atol=1e-5)
-    for layer in adapted.modules():
-        if isinstance(layer, LoRALinear):
-            layer.merge(False)
-    for name, p in model.named_parameters():
-        torch.testing.assert_close(learnt[name], p, rtol=1e-6, atol=1e-6)
-    merge_lora(adapted)
-    assert lora_rank(adapted) == 0 and adapted.state_dict().keys() == model.state_dict().keys()
-    torch.testing.assert_close(adapted(idx)[0], logits, rtol=1e-4, atol=1e-5)
-
-
-def test_a_rank_below_one_is_refused_before_anything_changes():
-    model = GPT(SHAPE)
-    for rank in (0, -1):
-        with pytest.raises(ValueError, match=f"must be at least 1, got {rank}"):
-            add_lora(model, rank)
-    assert lora_rank(model) == 0 and all(p.requires_grad for p in model.parameters())
-
-
-def test_logits_and_gradients_are_those_of_peft():
+def test_adapters_are_those_of_peft(base):
     peft = pytest.importorskip("peft")
-    model, adapted = trained(4)
-    settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["c_attn", "c_proj", "c_fc"])
-    theirs = peft.get_peft_model(model, settings)
-    pairs = []
-    for name, p in adapted.named_parameters():
-        if p.requires_grad:
-            pairs.append((p, theirs.get_parameter(f"base_model.model.{name}.default.weight")))
-            pairs[-1][1].data.copy_(p)
-    assert len(pairs) == sum(p.requires_grad for p in theirs.parameters()) == 16
-    x, y = torch.randint(300, (2, 2, 20), generator=torch.Generator().manual_seed(1))
-    results = [adapted(x, y), theirs.base_model.model(x, y)]
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
-    for _, loss in results:
-        loss.backward()
-    for ours, reference in pairs:
-        torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-4, atol=1e-6)
+    ours, theirs = (load(base, "cpu")[0] for _ in range(2))
+    add_lora(ours, 4, alpha=8, generator=torch.Generator().manual_seed(1))
+    names = ["c_attn", "c_proj", "c_fc"]
+    wrapped = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=8, target_modules=names))
+    mine = {name: weight for name, weight in ours.named_parameters() if weight.requires_grad}
+    for name, weight in wrapped.named_parameters():
+        if weight.requires_grad:
+            mine[name.removeprefix("base_model.model.").replace(".default.weight", "")].data.normal_(0, 0.1)
+            weight.data.copy_(mine[name.removeprefix("base_model.model.").replace(".default.weight", "")])
+    x = torch.arange(30)[None]
+    (logits, loss), (wanted, wanted_loss) = ours(x, x), theirs(x, x)
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)  # sums in another order
+    loss.backward()
+    wanted_loss.backward()
+    for name, weight in mine.items():
+        reference = wrapped.get_parameter(f"base_model.model.{name}.default.weight").grad
+        torch.testing.assert_close(weight.grad, reference, atol=1e-6, rtol=1e-4)
 
 
-def test_a_template_that_fails_is_one_line(tmp_path):
-    tokenizer = train_bpe(TEXT, 300, ["<|endoftext|>"])
-    for template, why in {
-        "{{ raise_exception('no system') }}": "the chat template fails: no system",
-        "{% for message in": "the chat template fails: ",
-        "{{ messages | nothing }}": "the chat template fails: ",
-    }.items():
+@pytest.mark.parametrize("rank", [1, 3, 32])
+def test_merging_changes_rounding_only(base, rank):
+    plain, adapted = (load(base, "cpu")[0] for _ in range(2))
+    add_lora(adapted, rank, generator=torch.Generator().manual_seed(0))
+    layers = [layer for layer in adapted.modules() if isinstance(layer, LoRALinear)]
+    for layer in layers:
+        layer.lora_B.data.normal_(0, 0.1)
+    x = torch.arange(60).reshape(2, 30)
+    logits, learnt = adapted(x)[0].detach(), dict(adapted.named_parameters())
+    assert {name.split(".")[-1] for name, p in learnt.items() if p.requires_grad} == {"lora_A", "lora_B"}
+    assert (logits - plain(x)[0]).abs().max() > 0.01 and lora_rank(adapted) == rank
+    for layer in layers * 2:  # twice is once
+        layer.merge()
+    torch.testing.assert_close(adapted(x)[0], logits, rtol=1e-4, atol=1e-4)
+    for layer in layers * 2:
+        layer.merge(False)
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(learnt[name], p, rtol=1e-5, atol=1e-6)
+    merge_lora(adapted)
+    assert lora_rank(adapted) == 0 and adapted.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(adapted(x)[0], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_only_answers_are_predicted(base):
+    tokenizer = load(base, "cpu")[1]
+    data = chat_dataset(chats(), tokenizer, 64)
+    for x, y in (next(Sampler(data, 30, 64, epochs=True, aligned=True)), next(Sampler(data, 8, 64, aligned=True))):
+        for row, targets in zip(x, y):
+            answers = tokenizer.decode(targets[targets >= 0].tolist()).split("<|endoftext|>")
+            assert len(answers) > 1 and all(a.startswith(" The ") for a in answers[:-1])
+            assert row[0] == tokenizer.eot and "User" not in "".join(answers)
+
+
+NO_ROLE = '{"messages": [{"content": "hello"}, {"role": "assistant", "content": "hi"}]}'
+LONG = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the fox " * 99}]})
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (NO_ROLE, r"chats.jsonl, line 1: message 1 needs a role \(system, user, assistant\) and a content"),
+        ('{"messages": "hello"}', "line 1: messages must be a list of at least one, got 'hello'"),
+        ('{"messages": [{"role": "user", "content": "hello"}]}', "line 1: the last message must be the assistant's"),
+        ('{"messages": [', "line 1 cannot be read as JSON"),
+        ("\n".join([LONG] * 2), r"the chat that begins 'a': it has \d+ tokens, the model reads 64; shorten it"),
+        (json.dumps({"messages": chats()[0]}), "chats.jsonl has 1 chats; give it two or more"),
+    ],
+)
+def test_bad_chats_are_named(content, said, base, nanogpt, tmp_path):
+    (tmp_path / "chats.jsonl").write_text(content, encoding="utf-8")
+    assert re.search(said, failure(nanogpt(*TRAIN, "--out-dir", "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["train", "--corpus", "chats.jsonl"], "name one with --init-from"),
+        (["train", "demo", "--lora-rank", "4"], "--lora-rank 4 adapts a trained model"),
+        ([*TRAIN, "--no-aligned"], "chats are learnt one by one: set --aligned and --sampling epochs"),
+        ([*TRAIN, "--lora-rank", "4", "--optimizer", "muon"], "Muon is for nn.Linear layers"),
+        (["sample", "base", "--system", "be brief"], "--system is for a chat: add --chat"),
+    ],
+)
+def test_what_does_not_go_together_is_named(flags, said, base, nanogpt):
+    assert said in failure(nanogpt(*flags))
+
+
+def test_bad_templates_and_ranks_are_named(base):
+    model, tokenizer = load(base, "cpu")
+    with pytest.raises(ValueError, match="the rank of an adapter must be at least 1, got 0"):
+        add_lora(model, 0)
+    for template, said in (
+        ("{% for %}", "the chat template fails: "),
+        ("{{ raise_exception('no system message, please') }}", "fails: no system message, please"),
+        ("{{ messages.append(1) }}", "the chat template fails: .*unsafe"),  # the sandbox
+        ("{{ messages[-1]['content'] }}", "changes what it wrote before"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no token at which a model stops"),
+    ):
         tokenizer.chat_template = template
-        with pytest.raises(ValueError) as caught:
-            chat_dataset(CHATS, tokenizer, 64, "chat.jsonl")
-        place = "chat.jsonl, the chat that begins 'Where is the fox 0?'"
-        assert f"{place}: {why}" in str(caught.value) and "\n" not in str(caught.value)
-        with pytest.raises(ValueError, match="the chat template fails"):
-            Chat(GPT(SHAPE), tokenizer).ask("Where?")
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-    with pytest.raises(ValueError, match="ends an answer with no token at which a model stops"):
-        chat_dataset(CHATS, tokenizer, 64)
-    assert render(CHATS[0], tokenizer) == "Where is the fox 0? In the mill. "
+        with pytest.raises(ValueError, match=said):
+            encode_chat(chats()[0] * 2, tokenizer)
 
 
-def test_chats_are_read_as_they_were_written(tmp_path):
-    path = tmp_path / "chat.jsonl"
-    odd = [[{"role": "user", "content": "Wo? \u00fc\u2028"}, {"role": "assistant", "content": "Im Wald \U0001f98a"}]]
-    path.write_text(lines(odd) + "\n" + lines(CHATS), encoding="utf-8")
-    assert read_chats(path) == odd + CHATS
-    path.write_text("\n".join(json.dumps({"messages": chat}, ensure_ascii=False) for chat in odd), encoding="utf-8")
-    assert read_chats(path) == odd
+def test_our_template_is_what_transformers_makes_of_it(base, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model, tokenizer = load(base, "cpu")
+    each = "{% for m in messages %}<{{ m.role }}> {{ m.content | tojson }}\n{% endfor %}"
+    tokenizer.chat_template = "{{ bos_token }}" + each
+    save_pretrained(model, tmp_path / "again", tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    messages = [{"role": "system", "content": "d\u00e9j\u00e0 \"vu\""}, *chats()[0]]
+    assert theirs.apply_chat_template(messages, tokenize=False) == render(messages, tokenizer)
+    assert theirs.apply_chat_template(messages)["input_ids"] == tokenizer.encode(render(messages, tokenizer), "all")
+
+
+def test_a_line_ends_only_at_a_newline(tmp_path):
+    path, odd = tmp_path / "chats.jsonl", [{"role": "user", "content": "\u2028 \x85 \U0001f98a"}, chats()[0][1]]
+    path.write_text(json.dumps({"messages": odd}, ensure_ascii=False), encoding="utf-8")
+    assert read_chats(path) == [odd]
+
+
+def test_blank_lines_and_several_turns_are_read(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n" + json.dumps({"messages": [*chats()[0], *chats()[1]]}) + "\n\n", encoding="utf-8")
+    assert [len(chat) for chat in read_chats(path)] == [4]

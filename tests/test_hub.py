@@ -61,6 +61,8 @@ MODELS = {
     "llama 3": {**LLAMA, "rope_parameters": {"rope_type": "llama3", "rope_theta": 50.0, **STRETCHED}},
     "qwen3, untied": {**QWEN3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "qwen3, tied": {**QWEN3, "tie_word_embeddings": True},
+    "mistral": {**LLAMA, "model_type": "mistral", "sliding_window": 5},
+    "mistral, no window": {**LLAMA, "model_type": "mistral", "sliding_window": None},
 }
 every_model = pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
 SHAPE = dict(block_size=64, vocab_size=300, n_layer=2, n_head=4, n_embd=32)
@@ -72,6 +74,7 @@ OURS = {
     "llama 3": GPTConfig.llama(**SHAPE, rope_scaling=STRETCHED, rope_theta=50.0),
     "llama, tied": GPTConfig.llama(**SHAPE, tied=True, head_dim=16, document_token=0, norm_eps=1e-3),
     "qwen3": GPTConfig.llama(**SHAPE, qk_norm=True, n_kv_head=1, head_dim=12),
+    "mistral": GPTConfig.llama(**SHAPE, n_kv_head=2, window=9),
     "padded": GPTConfig(**SHAPE, vocab_multiple=128),
     "padded, untied": GPTConfig.llama(**SHAPE, vocab_multiple=128),
 }
