@@ -205,6 +205,7 @@ def test_requests_wait_for_each_other_and_a_client_that_leaves_makes_room(server
     assert httpx.get(f"{server}/models", timeout=60).status_code == 200 and len(steps) == count, "nobody writes now"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_the_command(model, tokenizer, tmp_path):
     httpx = pytest.importorskip("httpx", reason="httpx is not installed")
     save_pretrained(model, tmp_path / "tiny", tokenizer)
