@@ -1,11 +1,12 @@
 # make demo: train a GPT on tales and read what it writes.     make test: everything that CI runs.
 # make fuzz: hostile flags, files and folders, many more than in make test.
+# make docs: the site, in build/site.
 # make browser: every chapter in JupyterLab.     make colab: every chapter alone, in a Python without nanogpt.
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test fuzz browser colab env clean
+.PHONY: demo test docs fuzz browser colab env clean
 
 .venv/demo: settings.ini setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +32,12 @@ test: env
 	done
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test build/alone --n-workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: env
+	rm -rf build/docs build/site && mkdir -p build/docs
+	cp -R docs/. nbs images speedrun benchmarks README.md CONTRIBUTING.md CHANGELOG.md LICENSE build/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet build/docs build/site
+	@echo "build/site/index.html"
 
 fuzz: env
 	NANOGPT_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py

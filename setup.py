@@ -11,9 +11,8 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("hf", "log", "course", "serve", "eval")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("hf", "log", "course", "serve", "eval", "docs")}
 extras["dev"] = [*cfg["dev_requirements"].split(), *(need for needs in extras.values() for need in needs)]
-
 
 
 class WithChapters(build_py):

@@ -1,0 +1,17 @@
+# The course and the library in a container.
+#   docker build -t nanogpt .                                   CPU
+#   docker build -t nanogpt --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .    NVIDIA GPUs
+#   docker run -p 8888:8888 -v "$PWD/work:/work" nanogpt        JupyterLab with the chapters; add --gpus all for GPUs
+#   docker run -v "$PWD/work:/work" nanogpt nanogpt demo        any command
+FROM python:3.11-slim
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /opt/nanogpt
+COPY settings.ini setup.py pyproject.toml MANIFEST.in README.md constraints.txt ./
+COPY nanogpt nanogpt
+COPY nbs nbs
+RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[hf,course,serve]" \
+ && useradd --create-home learner && install -d -o learner /work
+USER learner
+WORKDIR /work
+EXPOSE 8888
+CMD ["sh", "-c", "nanogpt course . --no-lab && exec jupyter lab --ip 0.0.0.0 --no-browser"]
