@@ -36,7 +36,7 @@ test: env
 docs: env
 	rm -rf build/docs build/site && mkdir -p build/docs
 	cp -R docs/. nbs images speedrun benchmarks README.md CONTRIBUTING.md CHANGELOG.md LICENSE build/docs
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet build/docs build/site
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees build/docs build/site
 	@echo "build/site/index.html"
 
 fuzz: env

@@ -64,7 +64,8 @@ def as_rst(app, what, name, thing, options, lines):
     pieces = "\n".join(lines).split("`")
     pieces[::2] = [re.sub(r"[*|\\]", r"\\\g<0>", piece) for piece in pieces[::2]]
     pieces[1::2] = [f"``{piece}``\\ " for piece in pieces[1::2]]
-    lines[:] = "".join(pieces).split("\n")
+    text = "".join(pieces)
+    lines[:] = re.sub(r"\n(Args|Returns):\n", r"\n\n\1:\n", text).split("\n")
 
 
 def write_reference():
