@@ -707,6 +707,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'nanogpt/huggingface.py')},
             'nanogpt.inference': { 'nanogpt.inference.Eval': ('tools/inference.html#eval', 'nanogpt/inference.py'),
                                    'nanogpt.inference.Eval.__call__': ('tools/inference.html#eval.__call__', 'nanogpt/inference.py'),
+                                   'nanogpt.inference.Explain': ('tools/inference.html#explain', 'nanogpt/inference.py'),
+                                   'nanogpt.inference.Explain.__call__': ('tools/inference.html#explain.__call__', 'nanogpt/inference.py'),
                                    'nanogpt.inference.Export': ('tools/inference.html#export', 'nanogpt/inference.py'),
                                    'nanogpt.inference.Export.__call__': ('tools/inference.html#export.__call__', 'nanogpt/inference.py'),
                                    'nanogpt.inference.Sample': ('tools/inference.html#sample', 'nanogpt/inference.py'),

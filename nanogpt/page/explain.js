@@ -67,7 +67,7 @@ function label(id, position = null) {
   if (definition.tokenizer.stop.includes(id)) return position === 0 ? "start" : "end";
   if (id in tokenizer.special) return tokenizer.special[id];
   const text = toText(tokenizer.tokens[id]);
-  if (text.includes("\ufffd")) return Array.from(tokenizer.tokens[id], toHex).join(" ");
+  if (/[\ufffd\p{C}]/u.test(text.replace(/[\n\t]/g, ""))) return Array.from(tokenizer.tokens[id], toHex).join(" ");
   return text.replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
@@ -199,11 +199,12 @@ function drawHeads({ maps, attention, from }) {
   $("all-on").hidden = !state.off.length;
 }
 
-function drawEffect({ next, best }) {
+function drawEffect({ next, best, losses }) {
   const off = state.off.length, now = next[0];
   if (!off) return void ($("effect").textContent = "Switch a head off to see what it was good for.");
-  const same = now.id === best.id;
-  $("effect").textContent = `With ${off} ${off === 1 ? "head" : "heads"} off, the best next token here is ` + (same
+  const [cut, whole] = losses.map(loss => loss.toFixed(2));
+  $("effect").textContent = `With ${off} ${off === 1 ? "head" : "heads"} off, the loss over this text is ${cut} nats ` +
+    `per token instead of ${whole}. After the chosen token, the best guess is ` + (now.id === best.id
     ? `still “${visible(now.id)}”: ${percent(now.p)} instead of ${percent(best.p)}.`
     : `“${visible(now.id)}” (${percent(now.p)}) instead of “${visible(best.id)}” (${percent(best.p)}).`);
 }
@@ -225,10 +226,15 @@ function drawLens({ lens }) {
   }));
 }
 
+const PARTS = {
+  token: "of the token", "n-grams": "+ of the last tokens together", position: "+ of its position",
+  sum: "= what goes in", output: "what comes out",
+};
+
 function drawEmbeddings({ embeddings, nearest }) {
   const id = ids()[current()], names = Object.keys(embeddings);
-  $("vector").textContent = `To the model, “${visible(id)}” is token ${id}, a list of ${config.n_embd} numbers. ` +
-    "Each stripe is one number: blue is positive, orange negative.";
+  $("vector").textContent = `“${visible(id)}” is token ${id}. To the model it is a list of ${config.n_embd} ` +
+    "numbers, an embedding. Each stripe is one number: blue is positive, orange negative.";
   const style = getComputedStyle(document.documentElement), strips = $("strips");
   const blue = style.getPropertyValue("--accent"), orange = style.getPropertyValue("--negative");
   const shown = names.filter(name => name !== "sum" || names.length > 3); // a sum of one part is that part
@@ -242,8 +248,8 @@ function drawEmbeddings({ embeddings, nearest }) {
       pen.fillRect(i, 0, 1, 1);
     });
     canvas.role = "img";
-    canvas.ariaLabel = `${name}: ${x.length} numbers from ${Math.min(...x).toFixed(2)} to ${Math.max(...x).toFixed(2)}`;
-    return [element("span", "", name), canvas];
+    canvas.ariaLabel = `${PARTS[name]}: ${x.length} numbers from ${Math.min(...x).toFixed(2)} to ${Math.max(...x).toFixed(2)}`;
+    return [element("span", "", PARTS[name]), canvas];
   }));
   $("nearest").replaceChildren(...nearest.map(({ id, cosine }) => guess(id, cosine, cosine.toFixed(2))));
 }

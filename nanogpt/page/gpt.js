@@ -136,9 +136,11 @@ class Cache { // what the model has read: for each token what it was turned into
     this.ids = [];
     this.embeddings = []; // of each token, by their names
     this.streams = []; // of each token, x before the first block and after every block
+    this.losses = []; // of each token that was followed by another, as far as somebody has asked
     this.layers = Array.from({ length: config.n_layer }, () => ({ keys: [], values: [], weights: [] }));
   }
   truncate(length) {
+    this.losses.length = Math.min(this.losses.length, Math.max(length - 1, 0));
     for (const list of [this.ids, this.embeddings, this.streams, ...this.layers.flatMap(layer =>
       [layer.keys, layer.values, layer.weights])]) list.length = Math.min(list.length, length);
   }
@@ -233,9 +235,13 @@ function read(ids, off) { // the cache after these ids; what it has read already
   return cache;
 }
 
-function likeliest(p, count) {
-  return [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, count);
+function loss({ ids, streams, losses }) { // in nats per token, as in training
+  for (let t = losses.length; t + 1 < ids.length; t++)
+    losses.push(-Math.log(softmax(logits(streams[t].at(-1)))[ids[t + 1]]));
+  return sum(losses) / losses.length;
 }
+
+const likeliest = (p, count) => [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, count);
 
 const api = {
   load(definition, weights) { // weights: all tensors one after the other, as float16 in base64
@@ -263,7 +269,8 @@ const api = {
   inspect(ids, off, settings, at, shown) { // everything that the page shows of the token at `at`
     const cache = read(ids, off), stream = cache.streams[at], scores = logits(stream.at(-1));
     const p = softmax(scores), drawn = filterLogits(scores, settings);
-    const whole = off.length ? softmax(logits(read(ids, []).streams[at].at(-1))) : p; // with every head on
+    const uncut = off.length ? read(ids, []) : cache; // with every head on
+    const whole = off.length ? softmax(logits(uncut.streams[at].at(-1))) : p;
     const from = Math.max(ids.length - shown, 0), width = ids.length - from; // of the maps of attention
     const map = (weights, h) => {
       const cells = new Float32Array(width * width);
@@ -277,7 +284,8 @@ const api = {
     });
     return {
       next: likeliest(p, 8).map(id => ({ id, p: p[id], drawn: drawn[id], whole: whole[id] })),
-      best: { id: likeliest(whole, 1)[0], p: whole[likeliest(whole, 1)[0]] },
+      best: likeliest(whole, 1).map(id => ({ id, p: whole[id] }))[0],
+      losses: off.length ? [loss(cache), loss(uncut)] : null,
       actual: at + 1 < ids.length ? { id: ids[at + 1], p: p[ids[at + 1]] } : null,
       lens: stream.map(x => {
         const guess = softmax(logits(x));
@@ -286,7 +294,7 @@ const api = {
       attention: cache.layers.map(({ weights }) => weights[at].map(w => Float32Array.from(w))),
       maps: cache.layers.map(({ weights }) => weights[at].map((_, h) => map(weights, h))),
       from,
-      embeddings: { ...cache.embeddings[at], sum: stream[0], "after the last layer": stream.at(-1) },
+      embeddings: { ...cache.embeddings[at], sum: stream[0], output: stream.at(-1) },
       nearest: likeliest(cosines, 6).map(id => ({ id, cosine: cosines[id] })),
     };
   },
