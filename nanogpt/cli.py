@@ -261,7 +261,8 @@ class Completion:
 # %% ../nbs/tools/cli.ipynb #397097b9
 COMMANDS = {
     "course": Course, "demo": Demo, "prepare": Prepare, "data": Data, "train": train, "plan": plan, "sample": Sample,
-    "explain": Explain, "serve": Serve, "eval": Eval, "export": Export, "info": Info, "bench": Bench, "completion": Completion,
+    "explain": Explain, "serve": Serve, "eval": Eval, "export": Export, "info": Info, "bench": Bench,
+    "completion": Completion,
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ with a browser can look inside."""
 # %% auto #0
 __all__ = ['LIMIT', 'encode_weights', 'describe_tokenizer', 'describe_grammar', 'Page', 'explain']
 
-# %% ../nbs/tools/explain.ipynb #a2a69690
+# %% ../nbs/tools/explain.ipynb #ba20b58a
 import base64
 import json
 import re
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 import nanogpt
-from nanogpt.decode import first_prompt
+from nanogpt.decode import encode_prompt, first_prompt
 from nanogpt.files import atomic_write
 from nanogpt.model import GPT
 from nanogpt.sample import sample_text
-from nanogpt.tales import TALES, Grammar
+from nanogpt.tales import Grammar, TALES
 from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/tools/explain.ipynb #e82e6bd2
@@ -92,7 +92,7 @@ class Page:
         style = "width: 100%; height: 50rem; border: 1px solid #8888; border-radius: 8px"
         return f'<iframe srcdoc="{escape(self.html)}" style="{style}" title="A page that runs the model"></iframe>'
 
-# %% ../nbs/tools/explain.ipynb #8a375ed4
+# %% ../nbs/tools/explain.ipynb #8143e549
 def explain(
     model: GPT,
     tokenizer: Tokenizer,
@@ -109,6 +109,7 @@ def explain(
     if text is None:
         count, generator = min(30, model.config.block_size // 2 + 1), torch.Generator().manual_seed(0)
         text = sample_text(model, tokenizer, first_prompt(tokenizer), 1, count, generator, temperature=0.8)[0]
+    encode_prompt(model, tokenizer, text)  # or an error that says why the model cannot read it
     shape = {name: getattr(model.config, name) for name in ("kv_heads", "head_size")}
     definition = dict(
         config=asdict(model.config) | shape | {"vocabulary": tokenizer.vocab_size},

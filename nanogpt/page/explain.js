@@ -72,7 +72,7 @@ function label(id, position = null) {
 }
 
 const toHex = byte => byte.charCodeAt(0).toString(16).padStart(2, "0");
-const visible = id => label(id).replaceAll(" ", "·");
+const visible = (id, position) => label(id, position).replaceAll(" ", "·");
 
 function element(kind, className, text) {
   const made = document.createElement(kind);
@@ -192,8 +192,8 @@ function drawHeads({ maps, attention, from }) {
     chip.style.setProperty("--weight", i < start ? 0 : (weights[i - start] ?? 0) / most));
   const name = `Layer ${state.layer + 1}, head ${state.head + 1}`;
   $("look").textContent =
-    `${name}: “${label(ids()[start + at]).trim()}” looks most at “${label(ids()[start + best], start + best).trim()}”` +
-    `${best === at ? ", itself" : ""} (${percent(most)}).`;
+    `${name}: “${visible(ids()[start + at], start + at)}” looks most at ` +
+    `“${visible(ids()[start + best], start + best)}”${best === at ? ", itself" : ""} (${percent(most)}).`;
   const isOff = state.off.includes(`${state.layer}.${state.head}`);
   $("switch").textContent = isOff ? "Switch this head on" : "Switch this head off";
   $("all-on").hidden = !state.off.length;
@@ -232,8 +232,8 @@ const PARTS = {
 };
 
 function drawEmbeddings({ embeddings, nearest }) {
-  const id = ids()[current()], names = Object.keys(embeddings);
-  $("vector").textContent = `“${visible(id)}” is token ${id}. To the model it is a list of ${config.n_embd} ` +
+  const at = current(), id = ids()[at], names = Object.keys(embeddings);
+  $("vector").textContent = `“${visible(id, at)}” is token ${id}. To the model it is a list of ${config.n_embd} ` +
     "numbers, an embedding. Each stripe is one number: blue is positive, orange negative.";
   const style = getComputedStyle(document.documentElement), strips = $("strips");
   const blue = style.getPropertyValue("--accent"), orange = style.getPropertyValue("--negative");
