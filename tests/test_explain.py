@@ -101,11 +101,14 @@ def test_what_a_page_cannot_run_is_refused_in_a_line(monkeypatch):
 
 def test_hugging_faces_tokenizers_are_refused_by_name(tmp_path):
     pytest.importorskip("tokenizers")
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(letters, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    made.save(str(tmp_path / "tokenizer.json"))
     theirs = get_tokenizer(str(tmp_path))
-    assert "tokenizer (huggingface)" in refusal(lambda: explain(make_model(2), theirs))
+    assert "tokenizer (huggingface)" in refusal(lambda: explain(make_model(256), theirs))
 
 
 def test_the_command_writes_a_page_of_a_run(tiny, tmp_path, capsys):

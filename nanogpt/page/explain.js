@@ -24,7 +24,9 @@ worker.onmessage = ({ data: [call, answer, error] }) => {
 // What the page shows follows from this
 
 const MOST = 500; // tokens that "Write on" writes at most
-const TOP_K = [1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000].filter(k => k < config.vocabulary);
+const PACE = 60; // tokens per second, so that you see the text grow
+const STEPS = [1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000];
+const TOP_K = STEPS.filter(k => k < config.vocabulary);
 const state = {
   prompt: [], written: [], // ids
   chosen: null, // the token that is looked at; null: the last one
@@ -133,7 +135,8 @@ function drawVerdict() {
   if (error) {
     const before = tale.slice(Math.max(error.position - 18, 0), error.position);
     const found = tale.slice(error.position, error.position + 14) || "nothing";
-    text.append(`: after “…${before}” it says “${found}”, where it could say “${error.expected.slice(0, 24)}”`);
+    const expected = error.expected.slice(0, 24);
+    text.append(`: after “…${before}” it says “${found}”, where it could say “${expected}”`);
   }
   text.append(".");
   $("verdict").hidden = !tale;
@@ -141,8 +144,8 @@ function drawVerdict() {
   $("verdict").replaceChildren(text);
 }
 
-function drawNext({ next, actual }) {
-  const at = current(), all = ids(), ghosts = state.off.length > 0;
+function drawNext({ next, actual, all, at }) {
+  const ghosts = state.off.length > 0;
   const before = tokenizer.decode(all.slice(Math.max(at - 8, 0), at + 1)).trimEnd().slice(-28);
   $("after").textContent = before ? `After “…${before}” the model expects:` : "At the start the model expects:";
   $("ghost-key").hidden = !ghosts;
@@ -163,9 +166,9 @@ function drawNext({ next, actual }) {
   }));
 }
 
-function drawHeads({ maps, attention, from }) {
-  const at = current() - contextStart(ids().length);
+function drawHeads({ maps, attention, from, all, at, start }) {
   const style = getComputedStyle(document.documentElement);
+  const colour = style.getPropertyValue("--negative").trim().match(/\w\w/g).map(hex => parseInt(hex, 16));
   for (const [i, heads] of maps.entries()) heads.forEach((cells, h) => {
     const button = $(`head-${i}.${h}`), canvas = button.firstChild, T = Math.sqrt(cells.length);
     const isOff = state.off.includes(`${i}.${h}`);
@@ -175,25 +178,23 @@ function drawHeads({ maps, attention, from }) {
     canvas.width = canvas.height = T;
     canvas.classList.toggle("coarse", T < 60);
     const pen = canvas.getContext("2d");
-    pen.fillStyle = style.getPropertyValue("--negative");
-    for (let q = 0; q < T; q++) for (let k = 0; k <= q; k++) {
-      pen.globalAlpha = Math.sqrt(cells[q * T + k]);
-      pen.fillRect(k, q, 1, 1);
-    }
-    if (at >= from) { // the row of the token that is looked at
+    const image = pen.createImageData(T, T);
+    cells.forEach((weight, cell) => image.data.set([...colour, 255 * Math.sqrt(weight)], 4 * cell));
+    pen.putImageData(image, 0, 0);
+    if (at - start >= from) { // the row of the token that is looked at
       pen.globalAlpha = 0.35;
       pen.fillStyle = style.getPropertyValue("--accent");
-      pen.fillRect(0, at - from, T, 1);
+      pen.fillRect(0, at - start - from, T, 1);
     }
   });
   const weights = attention[state.layer][state.head], most = Math.max(...weights);
-  const start = contextStart(ids().length), best = weights.indexOf(most);
+  const best = start + weights.indexOf(most);
   [...$("looked").children].forEach((chip, i) =>
     chip.style.setProperty("--weight", i < start ? 0 : (weights[i - start] ?? 0) / most));
   const name = `Layer ${state.layer + 1}, head ${state.head + 1}`;
   $("look").textContent =
-    `${name}: “${visible(ids()[start + at], start + at)}” looks most at ` +
-    `“${visible(ids()[start + best], start + best)}”${best === at ? ", itself" : ""} (${percent(most)}).`;
+    `${name}: “${visible(all[at], at)}” looks most at “${visible(all[best], best)}”` +
+    `${best === at ? ", itself" : ""} (${percent(most)}).`;
   const isOff = state.off.includes(`${state.layer}.${state.head}`);
   $("switch").textContent = isOff ? "Switch this head on" : "Switch this head off";
   $("all-on").hidden = !state.off.length;
@@ -231,8 +232,8 @@ const PARTS = {
   sum: "= what goes in", output: "what comes out",
 };
 
-function drawEmbeddings({ embeddings, nearest }) {
-  const at = current(), id = ids()[at], names = Object.keys(embeddings);
+function drawEmbeddings({ embeddings, nearest, all, at }) {
+  const id = all[at], names = Object.keys(embeddings);
   $("vector").textContent = `“${visible(id, at)}” is token ${id}. To the model it is a list of ${config.n_embd} ` +
     "numbers, an embedding. Each stripe is one number: blue is positive, orange negative.";
   const style = getComputedStyle(document.documentElement), strips = $("strips");
@@ -240,15 +241,16 @@ function drawEmbeddings({ embeddings, nearest }) {
   const shown = names.filter(name => name !== "sum" || names.length > 3); // a sum of one part is that part
   strips.replaceChildren(...shown.flatMap(name => {
     const x = embeddings[name], canvas = element("canvas"), pen = canvas.getContext("2d");
-    const largest = x.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
+    const largest = Math.max(...x.map(Math.abs), 1e-9);
     [canvas.width, canvas.height] = [x.length, 1];
     x.forEach((value, i) => {
       pen.globalAlpha = Math.abs(value) / largest;
       pen.fillStyle = value > 0 ? blue : orange;
       pen.fillRect(i, 0, 1, 1);
     });
+    const [least, most] = [Math.min(...x), Math.max(...x)].map(value => value.toFixed(2));
     canvas.role = "img";
-    canvas.ariaLabel = `${PARTS[name]}: ${x.length} numbers from ${Math.min(...x).toFixed(2)} to ${Math.max(...x).toFixed(2)}`;
+    canvas.ariaLabel = `${PARTS[name]}: ${x.length} numbers from ${least} to ${most}`;
     return [element("span", "", PARTS[name]), canvas];
   }));
   $("nearest").replaceChildren(...nearest.map(({ id, cosine }) => guess(id, cosine, cosine.toFixed(2))));
@@ -260,16 +262,17 @@ let looking = false, again = false;
 
 async function refresh() {
   drawText();
+  if (!state.prompt.length || (state.writing && (looking || performance.now() < state.rest))) return;
   if (looking) return void (again = true);
-  if (!state.prompt.length || (state.writing && performance.now() < state.rest)) return;
   looking = true;
   do {
     again = false;
-    const all = ids(), start = contextStart(all.length), begin = performance.now();
-    const seen = await ask("inspect", all.slice(start), state.off, settings(), current() - start, 128);
-    state.rest = performance.now() + 2 * (performance.now() - begin);
+    const begin = performance.now(), all = ids(), at = current(), start = contextStart(all.length);
+    const answer = await ask("inspect", all.slice(start), state.off, settings(), at - start, 128);
     if (again) continue; // meanwhile something else is wished for
+    const seen = { ...answer, all, at, start };
     for (const draw of [drawNext, drawHeads, drawEffect, drawLens, drawEmbeddings]) draw(seen);
+    state.rest = performance.now() + 2 * (performance.now() - begin);
   } while (again);
   looking = false;
 }
@@ -280,15 +283,19 @@ async function write(count) {
   const mine = state.writing = {};
   state.chosen = state.pointed = null;
   const before = state.written.length;
-  let seconds = 0;
+  let seconds = 0, due = performance.now(), drawn = due; // when the next token is due, and when the page was drawn
   while (state.writing === mine && state.written.length - before < count && !ended()) {
     const all = ids(), start = contextStart(all.length);
     const token = await ask("next", all.slice(start), state.off, settings(), all.length);
     if (state.writing !== mine) break;
     state.written.push(token.id);
     seconds += token.seconds;
-    refresh();
-    await new Promise(requestAnimationFrame); // one token in each picture, so that you see it grow
+    due += 1000 / PACE;
+    if (performance.now() < due || performance.now() > drawn + 100) {
+      refresh();
+      await new Promise(requestAnimationFrame);
+      drawn = performance.now();
+    }
   }
   if (state.writing === mine) state.writing = null;
   const written = state.written.slice(before);
@@ -327,7 +334,8 @@ function listen(list) {
   list.addEventListener("pointerleave", () => point(null));
   list.addEventListener("keydown", event => {
     const last = ids().length - 1, at = state.chosen ?? last;
-    const to = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: last }[event.key];
+    const keys = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: last };
+    const to = keys[event.key];
     if (to === undefined) return;
     event.preventDefault();
     choose(Math.min(Math.max(to, contextStart(last + 1)), last));
