@@ -166,7 +166,7 @@ def test_a_head_that_is_off_is_one_whose_outputs_are_zero(visit, name):
     effect = page.locator("#effect")
     ids = torch.tensor([[256, *b"A fox"]])
     losses = [one(ids[:, :-1], ids[:, 1:])[1].item() for one in (cut, model)]
-    expect(effect).to_contain_text("is {:.2f} nats per token instead of {:.2f}".format(*losses))
+    expect(effect).to_contain_text("is {:.3f} nats per token instead of {:.3f}".format(*losses))
     expect(page.locator("#ghost-key")).to_be_visible()
     page.locator("#all-on").click()
     expect(effect).to_contain_text("Switch a head off")
