@@ -63,7 +63,10 @@ function current() { // the token that is looked at, as its place in ids()
 
 // Words for tokens and numbers
 
-const percent = p => p && p < 0.001 ? "<0.1 %" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
+function percent(p) {
+  if (p === 0) return "0 %";
+  return p < 0.001 ? "<0.1 %" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
+}
 
 function label(id, position = null) {
   if (definition.tokenizer.stop.includes(id)) return position === 0 ? "start" : "end";
@@ -133,7 +136,7 @@ function drawVerdict() {
   text.append("The judge of tales: ", element("b", "", complete || level === "broken" ? level : `${level} so far`),
     ". ", VERDICTS[level], complete || level === "broken" || !finished ? "" : ", but it ends too early");
   if (error) {
-    const before = tale.slice(Math.max(error.position - 18, 0), error.position);
+    const before = tale.slice(Math.max(error.position - 18, 0), error.position).trimEnd();
     const found = tale.slice(error.position, error.position + 14) || "nothing";
     const expected = error.expected.slice(0, 24);
     text.append(`: after “…${before}” it says “${found}”, where it could say “${expected}”`);
@@ -202,8 +205,8 @@ function drawHeads({ maps, attention, from, all, at, start }) {
 
 function drawEffect({ next, best, losses }) {
   const off = state.off.length, now = next[0];
-  if (!off) return void ($("effect").textContent = "Switch a head off to see what it was good for.");
-  const [cut, whole] = losses.map(loss => loss.toFixed(2));
+  if (!off) return void ($("effect").textContent = "Switch a head off to see what it is good for.");
+  const [cut, whole] = losses.map(loss => loss.toFixed(3));
   $("effect").textContent = `With ${off} ${off === 1 ? "head" : "heads"} off, the loss over this text is ${cut} nats ` +
     `per token instead of ${whole}. After the chosen token, the best guess is ` + (now.id === best.id
     ? `still “${visible(now.id)}”: ${percent(now.p)} instead of ${percent(best.p)}.`
@@ -322,7 +325,7 @@ function readText() {
 function drawFacts() {
   const { n_layer, n_head, n_embd, vocabulary, block_size } = config;
   $("facts").textContent = [`${n_layer} layers`, `${n_head} heads in each`, `${n_embd} numbers wide`,
-    `${vocabulary.toLocaleString("en")} tokens to choose from`, `reads ${block_size} tokens at a time`].join(" · ");
+    `${vocabulary.toLocaleString("en")} tokens to choose from`, `reads up to ${block_size} tokens`].join(" · ");
 }
 
 // Wiring
@@ -381,7 +384,7 @@ function showSettings() {
 
 async function start() {
   $("size").textContent = definition.parameters.toLocaleString("en");
-  $("made").textContent = `Made with nanogpt: nanogpt explain. The weights are ${definition.dtype} numbers.`;
+  $("made").textContent = `Made with nanogpt explain. The model’s weights are rounded to ${definition.dtype}.`;
   Object.assign($("top_k"), { max: TOP_K.length, value: TOP_K.length });
   $("text").value = definition.text;
   makeHeads();

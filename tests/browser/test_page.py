@@ -14,7 +14,7 @@ from nanogpt.corpus import tales
 from nanogpt.explain import explain
 from nanogpt.model import GPT
 from nanogpt.sample import filter_logits, sample_text
-from nanogpt.tales import tale_level
+from nanogpt.tales import parse, tale_level
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
 from nanogpt.vocab import TiktokenTokenizer
 
@@ -288,6 +288,8 @@ def broken_tales(count: int) -> list[str]:
         texts += [text, text[:at], text[:at] + text[at + 1 :], text[:at] + "ö" + text[at:], text + " "]
         texts += [" ".join([*words[:i], others[j], *words[i + 1 :]]), " ".join([*words[:i], *others[i:]])]
         texts.append(text.replace(" she ", " he ").replace("three", "two"))
+        values = parse(text).values
+        texts.append(text.replace(values["helper"], values["kind"]))  # no hero meets its own kind
     return texts
 
 
@@ -304,7 +306,7 @@ def test_the_judge_says_what_pythons_says(visit):
     expect(page.locator("#verdict")).to_contain_text("consistent so far")
 
 
-UNICODE = "It's  the naïve café's 3½ ½ ЖЯ 漢字\t\n\n  x\u00a0y\u0085z \ufeff 👩‍🚀 end  "
+UNICODE = "aaa aa It's  the naïve café's 3½ ½ ЖЯ 漢字\t\n\n  x\u00a0y\u0085z \ufeff 👩‍🚀 end  "
 
 
 @pytest.mark.parametrize("name", ["char", "byte", "bpe", "gpt2"])
@@ -319,12 +321,23 @@ def test_tokens_are_those_of_python(visit, name):
         tokenizer = made[name](UNICODE + "\n") if name in made else ByteTokenizer()
     config = GPTConfig(block_size=32, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_embd=4)
     page = visit(GPT(config), tokenizer, "It's")
-    ids = page.evaluate("text => tokenizer.encode(text)", UNICODE)
-    assert ids == tokenizer.encode(UNICODE) and page.evaluate("ids => tokenizer.decode(ids)", ids) == UNICODE
+    text = UNICODE + "aaaaaaa" * 3
+    ids = page.evaluate("text => tokenizer.encode(text)", text)
+    assert ids == tokenizer.encode(text) and page.evaluate("ids => tokenizer.decode(ids)", ids) == text
     page.locator("#text").fill("ж")
     expect(page.locator("#problem")).to_have_text(
         "This model has never seen the character “ж”." if name == "char" else ""
     )
+
+
+@pytest.mark.parametrize("sandbox", ["", 'sandbox="allow-scripts" '])
+def test_it_runs_in_the_frame_of_a_notebook(browser, tmp_path, sandbox):
+    frame = explain(make_model(SHAPES["gpt2"]), ByteTokenizer(), "A fox")._repr_html_()
+    (tmp_path / "notebook.html").write_text(frame.replace("<iframe ", f"<iframe {sandbox}"), encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "notebook.html").as_uri())
+    expect(page.frame_locator("iframe").locator("#bars li")).to_have_count(8)
+    page.close()
 
 
 def test_the_page_may_not_reach_a_network(visit):
