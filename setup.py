@@ -44,7 +44,7 @@ setup(
     ],
     cmdclass={"build_py": WithChapters},
     packages=find_packages(include=["nanogpt", "nanogpt.*"]),
-    package_data={"nanogpt": ["py.typed"]},
+    package_data={"nanogpt": ["py.typed", "page/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

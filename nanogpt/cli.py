@@ -29,7 +29,7 @@ from nanogpt.config import Count, GPT2_SIZES, GPTConfig, Positive
 from nanogpt.course import Course
 from nanogpt.files import SafeStream, read_json
 from nanogpt.flags import command, explain, in_flags, parse, parse_run, run_flags
-from nanogpt.inference import Eval, Export, Sample
+from nanogpt.inference import Eval, Explain, Export, Sample
 from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 from nanogpt.serve import Serve
 
@@ -60,6 +60,7 @@ class Demo:
     def __call__(self):
         import torch
 
+        from nanogpt.explain import explain as explain_model
         from nanogpt.report import reference_of
         from nanogpt.sample import sample_text, score_samples
         from nanogpt.train import train
@@ -83,6 +84,8 @@ class Demo:
         print(f"consistent tales       {scores['consistent']:.0%} of {count}")
         print(f"training               {last['seconds']:.0f} s, {last['tokens_per_s']:,} tokens/s")
         print(f"curves                 {plot_run(result.metrics, result.floor, result.out_dir)}")
+        page = explain_model(model, tokenizer, tales=True).save(Path(result.out_dir) / "explain.html")
+        print(f"look inside            {page}: open it in a browser")
 
 # %% ../nbs/tools/cli.ipynb #bdd54edd
 def plan(args: list[str]) -> int:
@@ -258,7 +261,8 @@ class Completion:
 # %% ../nbs/tools/cli.ipynb #397097b9
 COMMANDS = {
     "course": Course, "demo": Demo, "prepare": Prepare, "data": Data, "train": train, "plan": plan, "sample": Sample,
-    "serve": Serve, "eval": Eval, "export": Export, "info": Info, "bench": Bench, "completion": Completion,
+    "explain": Explain, "serve": Serve, "eval": Eval, "export": Export, "info": Info, "bench": Bench,
+    "completion": Completion,
 }  # fmt: skip
 
 

@@ -347,8 +347,10 @@ def test_demo_in_short(nanogpt, tmp_path):
         "well-formed tales",
         "consistent tales",
         "Three tales",
+        "explain.html: open it in a browser",
     ):
         assert words in done.stdout
+    assert (tmp_path / "out/demo/explain.html").stat().st_size < 5_000_000
     assert nanogpt("demo", "--max-iters", 2, "--num-samples", 4).returncode == 0, "the demo may be run again"
 
 

@@ -67,7 +67,7 @@ def test_runtime_imports_no_tools():
 ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe huggingface vocab tales corpus manifest
     data prepare rotary ngrams attention loss model lora ranks device recipe budget optim step distributed
-    decode sample chat reward checkpoint sharded layouts hub inputs start report monitor train bench profiling
+    decode sample explain chat reward checkpoint sharded layouts hub inputs start report monitor train bench profiling
     speedrun ladder benchmarks widgets chatbox watch flags course inference serve harness cli tutor
     exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model exercises.modern
     exercises.optim exercises.train exercises.sample exercises.checkpoint exercises.distributed exercises.run
@@ -251,7 +251,7 @@ def test_the_package_has_docstrings_and_one_style_of_imports():
             assert not comments, f"{path.name}: {node.name} has a signature that the export cannot read"
 
 
-def test_the_wheel_brings_the_chapters(tmp_path):
+def test_the_wheel_brings_the_chapters_and_the_page(tmp_path):
     build = [sys.executable, "setup.py", "--quiet", "build", "--build-base", tmp_path, "--build-lib", tmp_path / "lib"]
     subprocess.run(build, cwd=root, check=True, capture_output=True)
     command = [sys.executable, "-m", "nanogpt", "course", "mine", "--no-lab"]
@@ -262,6 +262,8 @@ def test_the_wheel_brings_the_chapters(tmp_path):
     copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*.ipynb")}
     assert (tmp_path / "lib/nanogpt/chapters").exists() and copied == theirs, done.stderr
     assert done.stdout == f"mine: {len(theirs)} new notebooks; begin with index.ipynb\n"
+    page = [{path.name for path in (folder / "nanogpt/page").iterdir()} for folder in (root, tmp_path / "lib")]
+    assert page[0] == page[1] > {"explain.html", "gpt.js"}, "what `nanogpt explain` makes its page of"
 
 
 def test_readme_imports_what_is_there():
