@@ -36,6 +36,8 @@ test: env
 docs: env
 	rm -rf build/docs build/site && mkdir -p build/docs
 	cp -R docs/. nbs images speedrun benchmarks README.md CONTRIBUTING.md CHANGELOG.md LICENSE build/docs
+	test -e out/demo/ckpt.pt || $(BIN)/nanogpt demo
+	$(BIN)/nanogpt explain out/demo --title "Inside a GPT" --out build/docs/explain.html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees build/docs build/site
 	@echo "build/site/index.html"
 

@@ -32,7 +32,7 @@ autodoc_inherit_docstrings = False
 html_theme, html_title = "furo", "nanogpt"
 html_baseurl = f"https://{cfg['user']}.github.io/{cfg['repo']}/"
 html_theme_options = {"source_repository": source, "source_branch": cfg["branch"], "source_directory": "docs/"}
-html_extra_path = ["llms.txt"]
+html_extra_path = ["llms.txt", "explain.html"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
