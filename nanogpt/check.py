@@ -21,9 +21,9 @@ from nanogpt.exercises.optim import *  # noqa: F403
 from nanogpt.exercises.own_text import *  # noqa: F403
 from nanogpt.exercises.repeated_data import *  # noqa: F403
 from nanogpt.exercises.reward import *  # noqa: F403
-from nanogpt.exercises.scaling import *  # noqa: F403
 from nanogpt.exercises.run import *  # noqa: F403
 from nanogpt.exercises.sample import *  # noqa: F403
+from nanogpt.exercises.scaling import *  # noqa: F403
 from nanogpt.exercises.tokenizer import *  # noqa: F403
 from nanogpt.exercises.train import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401
