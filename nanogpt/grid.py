@@ -159,7 +159,7 @@ def train_budgets(
         advance(*branch, rows, range(leave, end), end)
         yield branch[0]
 
-# %% ../nbs/tools/grid.ipynb #09dbb71d
+# %% ../nbs/tools/grid.ipynb #86912084
 class Trunk(NamedTuple):
     "A run that serves several budgets."
 
@@ -207,7 +207,7 @@ def read_runs(path: str | Path) -> list[Run]:
     return [checked(json.loads(line), Run, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
-def run_grid(path: str | Path, plan: list[Trunk]) -> list[Run]:
+def run_grid(path: str | Path, plan: list[Trunk], progress: bool = True) -> list[Run]:
     "Train what the file does not have yet, and append each run when it is done. Everything else stays."
     runs, pool = read_runs(path), max(trunk.budgets[-1] for trunk in plan)
     for corpus, width, budgets, times, seed in plan:
@@ -234,8 +234,9 @@ def run_grid(path: str | Path, plan: list[Trunk]) -> list[Run]:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(run) + "\n")
             runs.append(run)
-            print(f"{corpus}, width {width}, {run['tokens']:,} tokens, rate × {times:g}, seed {seed}: "
-                  f"loss {run['loss']:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            if progress:
+                print(f"{corpus}, width {width}, {run['tokens']:,} tokens, rate × {times:g}, seed {seed}: "
+                      f"loss {run['loss']:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
     return runs
 
 
