@@ -23,6 +23,7 @@ from nanogpt.exercises.repeated_data import *  # noqa: F403
 from nanogpt.exercises.reward import *  # noqa: F403
 from nanogpt.exercises.run import *  # noqa: F403
 from nanogpt.exercises.sample import *  # noqa: F403
+from nanogpt.exercises.scaling import *  # noqa: F403
 from nanogpt.exercises.tokenizer import *  # noqa: F403
 from nanogpt.exercises.train import *  # noqa: F403
 from nanogpt.tutor import progress  # noqa: F401
