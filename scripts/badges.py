@@ -18,6 +18,7 @@ RULES = [
     (rf"(git\+https://github\.com/){NAME}", rf"\g<1>{ours}"),
     (rf"(git clone https://github\.com/){NAME}", rf"\g<1>{ours}"),
     (rf"(https://github\.com/){NAME}(/actions/workflows/ci\.yml)", rf"\g<1>{ours}\g<2>"),
+    (rf"(repository-code: https://github\.com/){NAME}", rf"\g<1>{ours}"),
     (rf"(README\]\(https://github\.com/){NAME}", rf"\g<1>{ours}"),
 ]
 
@@ -43,6 +44,7 @@ def ours_in(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    paths = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "nbs").rglob("*.ipynb"))]
+    paths = [root / "README.md", root / "CONTRIBUTING.md", root / "CITATION.cff",
+             *sorted((root / "nbs").rglob("*.ipynb"))]
     stale = rewrite({path: ours_in(path) for path in paths}, "links to another repository; run scripts/badges.py")
     sys.exit(1 if stale and "--check" in sys.argv else 0)

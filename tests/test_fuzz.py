@@ -101,7 +101,7 @@ SAMPLE = ["--max-new-tokens=3", "--num-samples=1", "--device=cpu"]
 def some(cases: Iterable, count: int) -> list:
     "About so many of the cases, from all over; with NANOGPT_FUZZ more."
     cases = list(cases)
-    return random.Random(len(cases)).sample(cases, min(len(cases), count * SCALE * 3 // 4))
+    return random.Random(len(cases)).sample(cases, min(len(cases), count * SCALE // 2))
 
 
 class Cases:
