@@ -71,8 +71,8 @@ ORDER = """
     speedrun ladder benchmarks widgets lens chatbox watch flags course inference serve harness cli tutor
     exercises.tokenizer exercises.corpus exercises.data exercises.attention exercises.model exercises.modern
     exercises.optim exercises.train exercises.sample exercises.checkpoint exercises.distributed exercises.run
-    exercises.hub exercises.finetune exercises.reward exercises.adder exercises.broken_runs
-    exercises.own_text exercises.repeated_data check
+    exercises.hub exercises.finetune exercises.reward exercises.inside exercises.adder
+    exercises.broken_runs exercises.own_text exercises.repeated_data check
 """.split()
 
 
