@@ -21,7 +21,7 @@ from nanogpt.step import evaluating
 from nanogpt.tales import TALES, parse
 from nanogpt.tokenizer import Tokenizer
 
-# %% ../nbs/16_inside.ipynb #762cdf17
+# %% ../nbs/16_inside.ipynb #3d40bb2e
 class Mention(NamedTuple):
     "A place where a tale says a fact again. The token is predicted one position earlier."
 
@@ -29,10 +29,9 @@ class Mention(NamedTuple):
     position: int  # of its last mention
     sources: list[int]  # positions of what it follows from
 
-
+# %% ../nbs/16_inside.ipynb #0e6caf12
 def mentions(text: str, tokenizer: Tokenizer) -> list[Mention]:
-    """The facts that a tale says more than once, with positions in `[tokenizer.eot, *tokenizer.encode(text)]`.
-
+    """The facts that a tale says more than once. Positions are in `[tokenizer.eot, *tokenizer.encode(text)]`.
     Raises ParseError where the text is no consistent tale, ValueError where a word is several tokens.
     Args:
         text: a tale, in which each word is one token"""
@@ -51,7 +50,7 @@ def mentions(text: str, tokenizer: Tokenizer) -> list[Mention]:
             found.append(Mention(fact, last, sources))
     return found
 
-# %% ../nbs/16_inside.ipynb #8ff540c1
+# %% ../nbs/16_inside.ipynb #2a65e1d3
 def places(model: GPT) -> dict[str, tuple[nn.Module, bool]]:
     """Every activation that `patch` can change, by its name and the number of its block, counted from 0.
     Returns:
@@ -69,7 +68,7 @@ def places(model: GPT) -> dict[str, tuple[nn.Module, bool]]:
         }
     return found | {"ln_f": (model.transformer.ln_f, True), "logits": (model.lm_head, True)}
 
-
+# %% ../nbs/16_inside.ipynb #e2ed1e19
 @contextmanager
 def patch(model: GPT, name: str, value: Tensor | Callable[[Tensor], Tensor], at: Any = ...) -> Iterator[None]:
     """While it is open, the model goes on with `value` in place of what it computed. Raises ValueError for
@@ -97,18 +96,16 @@ def patch(model: GPT, name: str, value: Tensor | Callable[[Tensor], Tensor], at:
     finally:
         hook.remove()
 
-# %% ../nbs/16_inside.ipynb #99ad4957
+# %% ../nbs/16_inside.ipynb #3d9e4537
 @torch.no_grad()
 def record(model: GPT, ids: Tensor) -> dict[str, Tensor]:
-    """Run the model, without dropout, and keep what is inside, by the names of TransformerLens.
-
-    For each block i: all that `places` names, `resid_mid.i` between attention and MLP (B, T, C), queries and
-    keys as they are compared, `q.i` and `k.i`, and values `v.i` (B, heads, T, D), and each head's `pattern.i`
-    (B, H, T, T). `ln_f` (B, T, C) is after the last norm, and `logits` are (B, T, V).
+    """Run the model, without dropout, and keep what is inside: all that `places` names, and for each block i
+    `resid_mid.i` (B, T, C), `q.i`, `k.i` and `v.i` (B, heads, T, D), and `pattern.i` (B, H, T, T).
     Args:
-        ids: int64 (B, T)"""
+        ids: int64 (B, T)
+    Returns:
+        by the names of TransformerLens"""
     kept: dict[str, Tensor] = {}
-
     def keep(name: str, x: Tensor) -> Tensor:
         kept[name] = x
         return x
@@ -116,50 +113,47 @@ def record(model: GPT, ids: Tensor) -> dict[str, Tensor]:
     def look(i: int, layer: CausalSelfAttention, inputs: tuple):
         x, _, mask, rotary = inputs
         q, k, v = layer.heads(x)
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k = (t if rotary is None else rotate(t, *rotary) for t in (q, k))
+        kept.update({f"q.{i}": q, f"k.{i}": k, f"v.{i}": v})
         one_hot = torch.eye(k.shape[2]).to(k).expand(*k.shape[:2], -1, -1)
-        kept.update({f"q.{i}": q, f"k.{i}": k, f"v.{i}": v, f"pattern.{i}": fused_attention(q, k, one_hot, mask)})
+        kept[f"pattern.{i}"] = fused_attention(q, k, one_hot, mask)
 
     with evaluating(model), ExitStack() as stack:
         for i, block in enumerate(model.transformer.h):
-            hook = block.get_submodule("attn").register_forward_pre_hook(partial(look, i))
-            stack.callback(hook.remove)
+            stack.callback(block.get_submodule("attn").register_forward_pre_hook(partial(look, i)).remove)
         for name in places(model):
             stack.enter_context(patch(model, name, partial(keep, name)))
         model(ids)
     for i in range(model.config.n_layer):
         kept[f"resid_mid.{i}"] = kept[f"resid_pre.{i}"] + kept[f"attn_out.{i}"]
-    kept["logits"] = kept["logits"][..., : model.config.vocab_size]
-    return kept
+    return kept | {"logits": kept["logits"][..., : model.config.vocab_size]}
 
-# %% ../nbs/16_inside.ipynb #9353d665
+# %% ../nbs/16_inside.ipynb #2c3ce202
 @torch.no_grad()
 def logit_lens(model: GPT, stream: Tensor) -> Tensor:
-    """Returns: logits (..., V) of a model that stops here: its last norm and output layer, read from `stream`.
+    """The logits of a model that stops here: its last norm and output layer, applied to `stream`.
     Args:
-        stream: (..., C), at any depth"""
+        stream: (..., C), at any depth
+    Returns:
+        (..., V)"""
     return model.logits(model.transformer.ln_f(stream))
 
-# %% ../nbs/16_inside.ipynb #c2e2d5d1
+# %% ../nbs/16_inside.ipynb #25c0384c
 @torch.no_grad()
 def direct_logits(model: GPT, activations: dict[str, Tensor], direction: Tensor) -> dict[str, Tensor]:
     """What each part adds by itself to a logit, or to a difference of logits; the sum is what the model says.
-
     The last norm divides by a number that depends on all parts; it is taken as given.
-    Returns:
-        "embed", "head 0.0", …, "mlp 0", … and "biases": each (B, T)
     Args:
         activations: of `record`
-        direction: (B, T, C) or (C,): a row of the output layer, or a difference of two rows"""
+        direction: (B, T, C) or (C,): a row of the output layer, or a difference of two
+    Returns:
+        "embed", "head 0.0", …, "mlp 0", … and "biases": each (B, T)"""
     norm, x = model.transformer.ln_f, activations[f"resid_post.{model.config.n_layer - 1}"]
-    weight, bias = norm.get_parameter("weight"), getattr(norm, "bias", None)
-    scaled = direction * weight
-    if isinstance(norm, nn.LayerNorm):  # it subtracts the mean, so what is equal in all C numbers adds nothing
-        x, scaled = x - x.mean(-1, keepdim=True), scaled - scaled.mean(-1, keepdim=True)
+    scaled, bias = direction * norm.get_parameter("weight"), getattr(norm, "bias", None)
+    if isinstance(norm, nn.LayerNorm):  # it subtracts the mean: what all C numbers share adds nothing
+        x, scaled = (t - t.mean(-1, keepdim=True) for t in (x, scaled))
     scaled = scaled / (x.square().mean(-1, keepdim=True) + model.config.norm_eps).sqrt()
-    parts = {"embed": activations["resid_pre.0"]}
-    fixed = torch.zeros_like(x)
+    parts, fixed = {"embed": activations["resid_pre.0"]}, torch.zeros_like(x)
     for i, block in enumerate(model.transformer.h):
         z, mix = activations[f"z.{i}"], block.get_submodule("attn.c_proj")
         nothing = mix(torch.zeros_like(z).flatten(-2))  # the bias alone
@@ -167,14 +161,11 @@ def direct_logits(model: GPT, activations: dict[str, Tensor], direction: Tensor)
             alone = torch.zeros_like(z)
             alone[..., head, :] = z[..., head, :]
             parts[f"head {i}.{head}"] = mix(alone.flatten(-2)) - nothing
-        parts[f"mlp {i}"] = activations[f"mlp_out.{i}"]
-        fixed = fixed + nothing
-    said = {name: (part * scaled).sum(-1) for name, part in (parts | {"biases": fixed}).items()}
-    if bias is not None:
-        said["biases"] = said["biases"] + (direction * bias).sum(-1)
-    return said
+        parts[f"mlp {i}"], fixed = activations[f"mlp_out.{i}"], fixed + nothing
+    added = {name: (part * scaled).sum(-1) for name, part in (parts | {"biases": fixed}).items()}
+    return added if bias is None else added | {"biases": added["biases"] + (direction * bias).sum(-1)}
 
-# %% ../nbs/16_inside.ipynb #222d830d
+# %% ../nbs/16_inside.ipynb #82683c26
 @contextmanager
 def ablate(
     model: GPT,
@@ -183,32 +174,28 @@ def ablate(
     reference: dict[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[None]:
-    """While it is open, some heads and MLPs say nothing about the text that they read.
-
-    They write zeros, their mean over the reference, or at each position what they wrote at a random position
-    of the reference. Raises ValueError for a part that the model lacks, or without a reference.
+    """While it is open, some heads or MLPs write zeros, their mean over the reference, or what they wrote at
+    random positions of it. Raises ValueError for a part that the model lacks, or without a reference.
     Args:
         parts: (block, head), both counted from 0, or (block, "mlp")
-        reference: what `record` kept on ordinary text, unless `how` is "zero"
+        reference: of `record` on ordinary text; "zero" needs none
         generator: of the resampling"""
-    config = model.config
+    layers, heads = model.config.n_layer, model.config.n_head
     if how != "zero" and reference is None:
         raise ValueError(f"how={how!r} needs a reference: record(model, ids) of ordinary text")
+
+    def other(seen: Tensor, x: Tensor) -> Tensor:  # seen (N, D)
+        rows = torch.randint(len(seen), x.shape[:-1], generator=generator)
+        return seen.mean(0).expand_as(x) if how == "mean" else seen[rows]
+
     with ExitStack() as stack:
         for block, part in parts:
-            if block not in range(config.n_layer) or part != "mlp" and part not in range(config.n_head):
-                has = f"{config.n_layer} blocks of {config.n_head} heads"
+            if block not in range(layers) or part not in (*range(heads), "mlp"):
+                has = f"{layers} blocks of {heads} heads"
                 raise ValueError(f"({block}, {part!r}) is no part of a model with {has}, counted from 0")
-            name: str = f"mlp_out.{block}" if part == "mlp" else f"z.{block}"
-            at: Any = ... if part == "mlp" else (..., part, slice(None))
-            seen = torch.zeros(1, 1) if reference is None else reference[name][at].flatten(0, -2)  # (N, C or D)
-
-            def value(x: Tensor, seen: Tensor = seen) -> Tensor:
-                if how == "zero":
-                    return torch.zeros_like(x)
-                if how == "mean":
-                    return seen.mean(0).expand_as(x)
-                return seen[torch.randint(len(seen), x.shape[:-1], generator=generator)]
-
+            name, at = (f"mlp_out.{block}", ...) if part == "mlp" else (f"z.{block}", (..., part, slice(None)))
+            value = torch.zeros_like
+            if reference is not None and how != "zero":
+                value = partial(other, reference[name][at].flatten(0, -2))
             stack.enter_context(patch(model, name, value, at))
         yield
