@@ -191,9 +191,9 @@ def ablate(
     with ExitStack() as stack:
         for block, part in parts:
             if block not in range(layers) or part not in (*range(heads), "mlp"):
-                has = f"{layers} blocks of {heads} heads"
-                raise ValueError(f"({block}, {part!r}) is no part of a model with {has}, counted from 0")
-            name, at = (f"mlp_out.{block}", ...) if part == "mlp" else (f"z.{block}", (..., part, slice(None)))
+                raise ValueError(f"({block}, {part!r}) is not in a model with {layers} × {heads} heads")
+            name: str = f"{'mlp_out' if part == 'mlp' else 'z'}.{block}"
+            at: Any = ... if part == "mlp" else (..., part, slice(None))
             value = torch.zeros_like
             if reference is not None and how != "zero":
                 value = partial(other, reference[name][at].flatten(0, -2))

@@ -171,7 +171,7 @@ def test_what_is_asked_wrongly():
         with patch(model, "z.2", torch.zeros(1)):
             pass
     for part in ((2, 0), (0, 4), (0, "attn"), (-1, 0)):
-        with pytest.raises(ValueError, match="no part of a model with 2 blocks of 4 heads"):
+        with pytest.raises(ValueError, match="not in a model with 2 × 4 heads"):
             with ablate(model, [part], "zero"):
                 pass
     with pytest.raises(ValueError, match="needs a reference: record"):

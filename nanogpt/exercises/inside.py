@@ -7,6 +7,7 @@ __all__ = ['patched_part', 'selectivity', 'hook_for_a_moment', 'shares_of_heads'
 
 # %% ../../nbs/solutions/16_inside.ipynb #26b4f801
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ def repeated_score(mine: Callable[[Tensor], float]) -> Iterator[str]:
     "`itertools.combinations(heads, n)` gives all sets of n heads. Begin with n = 1.",
     "Return the first set whose loss is at least `least`; if there is none for any n, return None.",
 )
-def smallest_set(mine: Callable[[Sequence, Callable, float], object]) -> Iterator[str]:
+def smallest_set(mine: Callable[[Sequence, Callable, float], Any]) -> Iterator[str]:
     "The fewest heads whose loss `lost(set)` is at least `least`, as a set, or None where even all are not enough."
     heads = ["0.0", "0.1", "0.2", "0.3"]
 
