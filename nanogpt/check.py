@@ -15,6 +15,7 @@ from nanogpt.exercises.data import *  # noqa: F403
 from nanogpt.exercises.distributed import *  # noqa: F403
 from nanogpt.exercises.finetune import *  # noqa: F403
 from nanogpt.exercises.hub import *  # noqa: F403
+from nanogpt.exercises.inside import *  # noqa: F403
 from nanogpt.exercises.model import *  # noqa: F403
 from nanogpt.exercises.modern import *  # noqa: F403
 from nanogpt.exercises.optim import *  # noqa: F403

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from badges import rewrite, root
 
 chapters = sorted((root / "nbs").glob("[0-9]*.ipynb"))
-OPTIONAL = ("06_modern", "11_distributed", "13_hub", "15_reward", "17_scaling", "18_bench")
+OPTIONAL = ("06_modern", "11_distributed", "13_hub", "15_reward", "16_inside", "17_scaling", "18_bench")
 DFN = re.compile(r"<dfn>(.+?)</dfn>")
 SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?]\)))(?<!\bal\.)(?<!\be\.g\.)\s+(?=[A-Z*<$`(\d])")
 
