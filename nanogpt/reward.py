@@ -128,6 +128,7 @@ def reinforce_step(
     samples: Rollouts,
     advantages: Tensor,
     epochs: int = 1,
+    batch: int = 0,
     clip: float = 0.2,
     kl: float = 0.0,
     grad_clip: float = 1.0,
@@ -136,7 +137,8 @@ def reinforce_step(
     Args:
         samples: drawn by the model as it is now
         advantages: (N,) or (N, M)
-        epochs: optimizer steps from these samples
+        epochs: passes over these samples
+        batch: texts per optimizer step; 0: all of them
     Returns:
         the last loss"""
     tokens, old, mask = samples
@@ -144,10 +146,11 @@ def reinforce_step(
         anchor = token_logprobs(reference, tokens, old.shape[1])
     loss = torch.zeros(())
     for _ in range(epochs):
-        new = token_logprobs(model, tokens, old.shape[1])
-        loss = policy_loss(new, old, anchor, advantages, mask, clip, kl)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        for part in torch.arange(len(tokens)).split(batch or len(tokens)):
+            new = token_logprobs(model, tokens[part], old.shape[1])
+            loss = policy_loss(new, old[part], anchor[part], advantages[part], mask[part], clip, kl)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
     return loss.item()
