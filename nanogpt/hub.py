@@ -68,7 +68,7 @@ def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
 def model_from_huggingface(
     folder: str | Path, vocab_multiple: int = 1, dropout: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> GPT:
-    """A GPT-2, Llama, Qwen3 or Mistral of safetensors files. Raises ValueError or OSError with what is wrong.
+    """A GPT-2, Llama, Qwen or Mistral of safetensors files. Raises ValueError or OSError with what is wrong.
     Args:
         folder: with config.json and model.safetensors, or its shards
         vocab_multiple: round the vocabulary's rows up, with zeros; logits stay as they are
@@ -129,8 +129,8 @@ def _their_tensors(model: GPT, layout: dict[str, list[Piece]]) -> dict[str, Tens
     "Views of our weights, cut and transposed as theirs; zeros for biases that only theirs have."
     ours = {name.removeprefix("_orig_mod."): tensor for name, tensor in model.state_dict().items()}
     if not model.config.bias:
-        like = next(model.parameters())
-        ours |= {name: like.new_zeros(p[0].shape) for name, p in layout.items() if name.endswith("bias")}
+        like, biases = next(model.parameters()), [name for name in layout if name.endswith("bias")]
+        ours = {name: like.new_zeros(layout[name][0].shape) for name in biases} | ours
     if missing := layout.keys() - ours.keys():
         fix = "save the model itself, not a copy that was made for decoding"
         raise ValueError(f"the model has no weight {min(missing)}; {fix}")
