@@ -8,6 +8,7 @@ __all__ = ['load_all', 'Sample', 'Export', 'count_bytes', 'Eval']
 # %% ../nbs/tools/inference.ipynb #1fe00003
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
@@ -20,13 +21,14 @@ from nanogpt.recipe import TrainConfig, config_from_dict, data_path
 
 # %% ../nbs/tools/inference.ipynb #26299b4c
 def load_all(
-    source: str, device: str = "auto", tokenizer: str = "", dtype: str = "float32"
+    source: str, device: str = "auto", tokenizer: str = "", dtype: str = "float32", merge: bool = True
 ) -> tuple[Any, Any, dict]:
     """What `sample`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong.
     Args:
         source: as in `hub.load_model`
         tokenizer: what `get_tokenizer` takes, for a model that does not bring its own
         dtype: of the weights; "auto": what the device computes fast in
+        merge: put adapters into the weights
     Returns:
         a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing"""
     from nanogpt.device import pick_device, pick_dtype
@@ -35,7 +37,7 @@ def load_all(
 
     there = pick_device(device)
     wanted = pick_dtype(there, dtype)
-    model, checkpoint = load_model(source, dtype=wanted)
+    model, checkpoint = load_model(source, dtype=wanted, merge=merge)
     if not tokenizer and checkpoint and "tokenizer" not in checkpoint:
         raise ValueError(f"{source} does not say which tokenizer it needs; name it, such as --tokenizer gpt2")
     ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_of(source, checkpoint)
@@ -107,13 +109,21 @@ class Export:
 
     run: Positional[str]  # a run, a checkpoint (nanoGPT's too), a Hugging Face folder, or hf:OWNER/NAME
     folder: Positional[str]  # where the files go
+    adapter: bool = False  # of a run with --lora-rank: only the adapters, in peft's layout
     shard_megabytes: Count | None = None  # split the weights into files of at most this size
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
+        from nanogpt.adapters import save_adapter
         from nanogpt.hub import save_pretrained
+        from nanogpt.huggingface import tokenizer_to_huggingface
 
-        model, tokenizer, _ = load_all(self.run, "cpu", self.tokenizer)
+        model, tokenizer, checkpoint = load_all(self.run, "cpu", self.tokenizer, merge=not self.adapter)
+        if self.adapter:
+            base = checkpoint.get("config", {}).get("init_from", "resume")
+            save_adapter(model, self.folder, None if base == "resume" else base)  # "resume": nobody knows any more
+            tokenizer_to_huggingface(tokenizer, Path(self.folder), model.config.block_size)
+            return print(f"{self.folder}: load it with peft.PeftModel.from_pretrained(model, {self.folder!r})")
         save_pretrained(model, self.folder, tokenizer, self.shard_megabytes and self.shard_megabytes * 1_000_000)
         load = f"transformers.AutoModelForCausalLM.from_pretrained({self.folder!r})"
         print(f"{self.folder}: {model.num_params():,} parameters; load it with {load}")

@@ -7,10 +7,12 @@ import pytest
 import torch
 from test_cli import failure
 
+from nanogpt.adapters import save_adapter
 from nanogpt.bpe import train_bpe
 from nanogpt.chat import Chat, chat_dataset, encode_chat, read_chats, render
 from nanogpt.config import GPTConfig
 from nanogpt.data import Sampler
+from nanogpt.files import read_json, write_json
 from nanogpt.hub import load, save_pretrained
 from nanogpt.lora import LoRALinear, add_lora, lora_rank, merge_lora
 from nanogpt.model import GPT
@@ -88,6 +90,86 @@ def test_adapters_are_resumed_to_the_bit_and_leave_the_weights_alone(base, tmp_p
         torch.testing.assert_close(merged(x, x)[0], rest.model(x, x)[0], atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="has adapters of rank 4, not 3; set lora_rank=4"):
         train(description(tmp_path, max_iters=30, lora_rank=3, resume="auto"))
+
+
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        out = model(torch.arange(30)[None])
+    return out[0] if isinstance(out, tuple) else out.logits
+
+
+def test_adapters_go_out_alone(base, nanogpt, tmp_path):
+    train(description(tmp_path, max_iters=10, learning_rate=1e-2))
+    done = nanogpt("export", "out", "adapter", "--adapter")
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= written
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    ours, again = load(tmp_path / "out", "cpu"), load(tmp_path / "adapter", "cpu")
+    assert again[1].chat_template == ours[1].chat_template and again[1].encode("the fox") == ours[1].encode("the fox")
+    torch.testing.assert_close(logits_of(again[0]), logits_of(ours[0]), atol=1e-5, rtol=1e-5)
+    assert (logits_of(again[0]) - logits_of(load(base, "cpu")[0])).abs().max() > 0.01
+
+    (tmp_path / "adapter/tokenizer.json").unlink()  # as most have none: the base's
+    assert load(tmp_path / "adapter", "cpu")[1].encode("the fox") == ours[1].encode("the fox")
+    tuned = train(description(tmp_path, init_from=str(tmp_path / "adapter"), max_iters=1, out_dir=str(tmp_path / "b")))
+    assert lora_rank(tuned.model) == 4
+    assert "the model has no adapters; train it with" in failure(nanogpt("export", "base", "no", "--adapter"))
+
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(base)
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(theirs), logits_of(ours[0]), atol=1e-4, rtol=0)
+
+
+LLAMA = dict(block_size=64, vocab_size=320, n_layer=2, n_head=4, n_kv_head=2, n_embd=32)
+THEIRS = {
+    "gpt2": (GPTConfig(64, 320, n_layer=2, n_head=2, n_embd=32), dict(target_modules=["c_attn", "c_proj"])),
+    "llama": (GPTConfig.llama(**LLAMA), dict(target_modules=["q_proj", "v_proj", "down_proj"], use_rslora=True)),
+    "qwen2": (GPTConfig.llama(**LLAMA, qkv_bias=True), dict(target_modules=["k_proj", "up_proj"], layers_to_transform=[1])),
+}
+
+
+@pytest.mark.parametrize("config, options", THEIRS.values(), ids=THEIRS)
+def test_adapters_of_peft_come_in(config, options, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    save_pretrained(GPT(config, torch.Generator().manual_seed(0)), tmp_path / "base")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    plain = logits_of(theirs)
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=24, task_type="CAUSAL_LM", **options)).eval()
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
+    theirs.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(load(tmp_path / "adapter", "cpu")[0]), logits_of(theirs), atol=1e-4, rtol=0)
+    assert (logits_of(theirs) - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"base_model_name_or_path": "wide"}, r"another model: .*lora_A.weight \(4, 32\) does not fit this one"),
+        ({"base_model_name_or_path": None}, "adapter_config.json does not say which model it adapts; write its name"),
+        ({"base_model_name_or_path": "adapter"}, "adapter adapts adapter, which is an adapter itself"),
+        ({"use_dora": True}, "use_dora is True, which nanogpt does not compute; it adds plain LoRA"),
+        ({"r": 3}, "is for another model"),
+        ({"r": 0}, "adapter_config.json is damaged or of another kind .r: "),
+    ],
+    ids=str,
+)
+def test_bad_adapters_are_named(settings, said, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = load(base, "cpu")[0]
+    add_lora(model, 4)
+    save_adapter(model, "adapter", "base")
+    save_pretrained(GPT(GPTConfig(64, 320, n_layer=2, n_head=2, n_embd=48)), "wide")
+    assert torch.equal(logits_of(load("adapter", "cpu")[0]), logits_of(load(base, "cpu")[0]))
+    write_json("adapter/adapter_config.json", read_json("adapter/adapter_config.json") | settings)
+    with pytest.raises(ValueError, match=said) as caught:
+        load("adapter", "cpu")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="base holds .* and no adapter; name an empty folder, or a new one"):
+        save_adapter(model, "base")
 
 
 def test_adapters_are_those_of_peft(base):
