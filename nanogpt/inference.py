@@ -130,9 +130,10 @@ class Export:
 
 # %% ../nbs/tools/inference.ipynb #1fe0000a
 def count_bytes(data: Any, tokenizer: Any) -> int:
-    "The bytes of the text of a TokenDataset, as UTF-8; special tokens are no text."
+    "The bytes of the text of a TokenDataset that is to be predicted, as UTF-8; special tokens are no text."
     special, step = {*tokenizer.special_ids.values(), tokenizer.eot}, 1 << 20
-    parts = (shard[i : i + step].tolist() for shard in data.shards for i in range(0, len(shard), step))
+    shards = data.shards if data.mask is None else [data.shards[0][data.mask]]
+    parts = (shard[i : i + step].tolist() for shard in shards for i in range(0, len(shard), step))
     return sum(len(tokenizer.decode_bytes(i for i in part if i not in special)) for part in parts)
 
 # %% ../nbs/tools/inference.ipynb #2670905f
@@ -148,10 +149,12 @@ class Eval:
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
-        from nanogpt.chat import is_chat_file, load_chats
+        from nanogpt.chat import chat_dataset, is_chat_file, split_chats
         from nanogpt.data import TokenDataset, all_batches
         from nanogpt.device import make_autocast, pick_dtype
+        from nanogpt.judge import obedience
         from nanogpt.report import tokens_per_character
+        from nanogpt.sample import score_samples
         from nanogpt.step import evaluate
 
         model, tokenizer, checkpoint = load_all(self.run, self.device, self.tokenizer)
@@ -161,8 +164,10 @@ class Eval:
             config = TrainConfig(model=model.config)
         else:
             raise ValueError(f"{self.run} does not say what it was trained on; give --data-dir")
+        chats = []
         if is_chat_file(config.corpus) and not self.data_dir:
-            data = load_chats(config.corpus, tokenizer, config.model.block_size)[self.split == "val"]
+            chats = split_chats(config.corpus)[self.split == "val"]
+            data = chat_dataset(chats, tokenizer, config.model.block_size, config.corpus)
         else:
             data = TokenDataset(self.data_dir or data_path(config), self.split, model.config.vocab_size)
         if data.meta and data.meta["tokenizer"] != tokenizer.fingerprint:
@@ -171,12 +176,18 @@ class Eval:
         loss = evaluate(model, batches, make_autocast(there, pick_dtype(there, self.dtype)))
         if not loss < 700:  # nor a number
             raise ValueError(f"the loss is {loss}: the model's weights are damaged")
-        count = len(data) - 1 if data.mask is None else data.mask.sum()
-        print(f"{self.split} loss {loss:.4f} nats/token over {count:,} tokens; perplexity {math.exp(loss):.2f}")
-        if data.mask is None:
-            print(f"{loss * len(data) / math.log(2) / count_bytes(data, tokenizer):.4f} bits/byte")
+        count = len(data) if data.mask is None else data.mask.sum()
+        over = f"over {count - (data.mask is None):,} tokens"  # nothing comes before the first
+        print(f"{self.split} loss {loss:.4f} nats/token {over}; perplexity {math.exp(loss):.2f}")
+        print(f"{loss * count / math.log(2) / count_bytes(data, tokenizer):.4f} bits/byte")
         if data.info:
             nats = loss * tokens_per_character(data)
             print(f"{nats:.4f} nats/char, {nats / math.log(2):.4f} bits/char")
             if (floor := data.meta.get("floor")) is not None:
                 print(f"{nats - floor:.4f} nats/char above the floor of {floor:.4f}")
+        if data.meta.get("corpus") == "tales":
+            shares = score_samples(model, tokenizer, 100, temperature=0.8)
+            well_formed, consistent = shares["well_formed"], shares["consistent"]
+            print(f"of 100 tales at temperature 0.8: {well_formed:.0%} well-formed, {consistent:.0%} consistent")
+        if (share := obedience(model, tokenizer, chats[:100], temperature=0.5)) is not None:
+            print(f"of {len(chats[:100])} answers at temperature 0.5: {share:.0%} obey")
