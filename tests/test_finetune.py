@@ -19,6 +19,7 @@ from nanogpt.judge import question
 from nanogpt.lora import LoRALinear, add_lora, lora_rank, merge_lora
 from nanogpt.model import GPT
 from nanogpt.recipe import TrainConfig
+from nanogpt.reward import rewards_of
 from nanogpt.step import evaluate
 from nanogpt.tales import parse
 from nanogpt.train import train
@@ -321,6 +322,19 @@ def test_bad_templates_and_ranks_are_named(base):
         tokenizer.chat_template = template
         with pytest.raises(ValueError, match=said):
             encode_chat(chats()[0] * 2, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "rewards, said",
+    [
+        ([1.0, float("nan")], "the reward of sample 1 is nan, of the text 'two'; it must be a finite number"),
+        ([float("inf"), 0.0], "the reward of sample 0 is inf, of the text 'one'"),
+        ([1.0], "must be one number per sample, in a list or a tensor .N,.; sample 1 has none"),
+    ],
+)
+def test_rewards_that_are_no_numbers_are_named(rewards, said):
+    with pytest.raises(ValueError, match=said):
+        rewards_of(lambda texts: rewards, ["one", "two"])
 
 
 def test_our_template_is_what_transformers_makes_of_it(base, tmp_path):
