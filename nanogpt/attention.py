@@ -79,6 +79,7 @@ class CausalSelfAttention(nn.Module):
         n_kv_head: int | None = None,
         head_dim: int | None = None,
         qk_norm_eps: float | None = None,
+        qkv_bias: bool = False,
     ):
         """Raises ValueError where the heads do not divide the width.
         Args:
@@ -88,14 +89,15 @@ class CausalSelfAttention(nn.Module):
             bias: biases in both linear layers, as in GPT-2
             n_kv_head: heads of keys and values, each shared by H / n_kv_head heads; None: H
             head_dim: D; None: C / H
-            qk_norm_eps: epsilon of a norm on each query and key; None: no norm"""
+            qk_norm_eps: epsilon of a norm on each query and key; None: no norm
+            qkv_bias: biases in the first alone, as in Qwen2"""
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_head if n_kv_head is None else n_kv_head
         self.head_dim = n_embd // n_head if head_dim is None else head_dim
         if n_head % self.n_kv_head or (head_dim is None and n_embd % n_head):
             got = f"n_embd={n_embd}, n_head={n_head} and n_kv_head={self.n_kv_head}"
             raise ValueError(f"n_embd must be a multiple of n_head, and n_head of n_kv_head; got {got}")
-        self.c_attn = nn.Linear(n_embd, (n_head + 2 * self.n_kv_head) * self.head_dim, bias=bias)
+        self.c_attn = nn.Linear(n_embd, (n_head + 2 * self.n_kv_head) * self.head_dim, bias or qkv_bias)
         self.c_proj = nn.Linear(n_head * self.head_dim, n_embd, bias=bias)
         self.q_norm = nn.Identity() if qk_norm_eps is None else HeadNorm(self.head_dim, qk_norm_eps)
         self.k_norm = nn.Identity() if qk_norm_eps is None else HeadNorm(self.head_dim, qk_norm_eps)

@@ -32,7 +32,7 @@ def count_params(config: GPTConfig) -> dict[str, int]:
     widened = config.inner * (2 if config.mlp == "swiglu" else 1)
     norm = C + C * bias * (config.norm == "layer")
     layer = {
-        "attention": (queries + 2 * keys) * (C + bias) + C * (queries + bias),
+        "attention": (queries + 2 * keys) * (C + (bias or config.qkv_bias)) + C * (queries + bias),
         "mlp": widened * (C + bias) + C * (config.inner + bias),
         "norms": 2 * norm + 2 * D * config.qk_norm,
     }

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAIN_TEMPLATE', 'ROLES', 'check_messages', 'render', 'encode_chat', 'is_chat_file', 'read_chats',
-           'chat_dataset', 'load_chats', 'fit_messages', 'chat_prompt', 'reply', 'Chat', 'talk']
+           'chat_dataset', 'split_chats', 'fit_messages', 'chat_prompt', 'reply', 'Chat', 'talk']
 
 # %% ../nbs/tools/chat.ipynb #c65d5813
 import json
@@ -123,8 +123,13 @@ def chat_dataset(
     tokenizer: Tokenizer,
     block_size: int,
     name: str = "the chats",
+    pack: bool = False,
+    masked: bool = False,
 ) -> TokenDataset:
-    "Chats to draw whole windows from, with `aligned=True`. Raises ValueError for one longer than block_size."
+    """Chats to draw whole windows from, with `aligned=True`. Raises ValueError for one longer than block_size.
+    Args:
+        pack: put as many chats as fit into each window, one after another
+        masked: attention stays inside documents"""
     ids, answers, starts = [0] * (block_size + 1), [False] * (block_size + 1), []  # never fewer than a window
     for messages in chats:
         place = f"{name}, the chat that begins {reprlib.repr(messages[0]['content'])}"
@@ -134,7 +139,10 @@ def chat_dataset(
             raise ValueError(f"{place}: {error}") from None
         if len(new) > block_size:
             raise ValueError(f"{place}: it has {len(new)} tokens, the model reads {block_size}; shorten it")
-        starts.append(len(ids))
+        if masked and (new[0] != tokenizer.eot or tokenizer.eot in new[1:-1]):
+            raise ValueError(f"{place}: document_masking would cut it at the end-of-text token inside; leave it out")
+        if not (pack and starts and len(ids) + len(new) - starts[-1] <= block_size):
+            starts.append(len(ids))
         ids += new
         answers += learnt
     data = TokenDataset(ids, vocab_size=tokenizer.vocab_size, eot=tokenizer.eot, mask=np.array(answers))
@@ -142,19 +150,15 @@ def chat_dataset(
     return data
 
 
-def load_chats(
-    path: str | Path,
-    tokenizer: Tokenizer,
-    block_size: int,
-) -> tuple[TokenDataset, TokenDataset]:
-    "Training and validation. Raises ValueError for fewer than two chats."
+def split_chats(path: str | Path) -> list[list]:
+    """Raises ValueError for fewer than two chats.
+    Returns:
+        chats for training, and for validation"""
     chats = read_chats(path)
     if len(chats) < 2:
         raise ValueError(f"{path} has {len(chats)} chats; give it two or more, one of them for validation")
     held = set(range(9, len(chats), 10)) or {len(chats) - 1}
-    parts = [[chat for n, chat in enumerate(chats) if (n in held) == val] for val in (False, True)]
-    train, val = (chat_dataset(part, tokenizer, block_size, str(path)) for part in parts)
-    return train, val
+    return [[chat for n, chat in enumerate(chats) if (n in held) == val] for val in (False, True)]
 
 # %% ../nbs/tools/chat.ipynb #4086af84
 def fit_messages(

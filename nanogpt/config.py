@@ -78,6 +78,7 @@ class GPTConfig:
     n_embd: Count = 768  # C, the width of the residual stream
     dropout: Fraction = 0.0  # probability, while training
     bias: bool = True  # biases in linear layers and norms, as in GPT-2
+    qkv_bias: bool = False  # without them: biases on queries, keys and values alone, as in Qwen2
     init_std: Positive = 0.02  # deviation of the initial weights; about 1 / sqrt(n_embd) suits a narrow model
     embd_std: Positive = 0.02  # deviation of the initial embeddings
     norm: Literal["layer", "rms"] = "layer"  # LayerNorm or RMSNorm (Zhang & Sennrich 2019)
@@ -144,7 +145,7 @@ class GPTConfig:
 
     @classmethod
     def llama(cls, **shape: Any) -> "GPTConfig":
-        "Llama's parts (Touvron et al. 2023) at any shape; `qk_norm=True` makes it a Qwen3."
+        "Llama's parts (Touvron et al. 2023) at any shape; `qkv_bias=True` makes it a Qwen2, `qk_norm=True` a Qwen3."
         parts: dict[str, Any] = dict(bias=False, norm="rms", mlp="swiglu", positions="rotary", tied=False)
         return cls(**{**parts, **shape})
 

@@ -67,7 +67,7 @@ def command(kind: type) -> type:
 # %% ../nbs/tools/flags.ipynb #d64eb72e
 _NO_FLAG = ("rope_scaling", "document_token")  # a table; and what document_masking sets
 GROUPS = {  # of a run's flags
-    "data": "corpus tokenizer data_dir sampling aligned document_masking",
+    "data": "corpus tokenizer data_dir sampling aligned document_masking packed",
     "model": " ".join(field.name for field in fields(GPTConfig) if field.name not in _NO_FLAG),
     "optimisation": "init_from lora_rank max_iters max_seconds patience batch_size auto_batch "
     "gradient_accumulation_steps seed optimizer muon_lr learning_rate min_lr warmup_iters lr_decay_iters schedule "

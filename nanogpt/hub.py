@@ -7,7 +7,6 @@ changing."""
 __all__ = ['Index', 'model_from_huggingface', 'save_pretrained', 'find_model', 'load_model', 'tokenizer_of', 'load']
 
 # %% ../nbs/13_hub.ipynb #f6fca61c
-import math
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from nanogpt.adapters import base_of, is_adapter, merge_adapter
 from nanogpt.checkpoint import check_size, model_from_checkpoint, tokenizer_from_checkpoint
 from nanogpt.config import GPT2_SIZES, GPTConfig
 from nanogpt.device import pick_device, pick_dtype
@@ -68,7 +68,7 @@ def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
 def model_from_huggingface(
     folder: str | Path, vocab_multiple: int = 1, dropout: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> GPT:
-    """A GPT-2, Llama, Qwen3 or Mistral of safetensors files. Raises ValueError or OSError with what is wrong.
+    """A GPT-2, Llama, Qwen or Mistral of safetensors files. Raises ValueError or OSError with what is wrong.
     Args:
         folder: with config.json and model.safetensors, or its shards
         vocab_multiple: round the vocabulary's rows up, with zeros; logits stay as they are
@@ -129,8 +129,8 @@ def _their_tensors(model: GPT, layout: dict[str, list[Piece]]) -> dict[str, Tens
     "Views of our weights, cut and transposed as theirs; zeros for biases that only theirs have."
     ours = {name.removeprefix("_orig_mod."): tensor for name, tensor in model.state_dict().items()}
     if not model.config.bias:
-        like = next(model.parameters())
-        ours |= {name: like.new_zeros(p[0].shape) for name, p in layout.items() if name.endswith("bias")}
+        like, biases = next(model.parameters()), [name for name in layout if name.endswith("bias")]
+        ours = {name: like.new_zeros(layout[name][0].shape) for name in biases} | ours
     if missing := layout.keys() - ours.keys():
         fix = "save the model itself, not a copy that was made for decoding"
         raise ValueError(f"the model has no weight {min(missing)}; {fix}")
@@ -167,13 +167,13 @@ def save_pretrained(
     if tokenizer is not None:
         tokenizer_to_huggingface(tokenizer, folder, config.block_size)
         tokens = dict.fromkeys(tokens, tokenizer.eot)
-    _write_tensors(folder, tensors, shard_bytes or math.inf)
+    _write_tensors(folder, tensors, shard_bytes or float("inf"))
     write_json(folder / "generation_config.json", tokens)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     write_json(folder / "config.json", {**settings, **tokens, "dtype": dtype})
 
 # %% ../nbs/13_hub.ipynb #b4394721
-_FILES = ["*config.json", "model*.safetensors*", "tokenizer*.json", "*.jinja", "vocab.json", "merges.txt"]
+_FILES = ["*config.json", "*model*.safetensors*", "tokenizer*.json", "*.jinja", "vocab.json", "merges.txt"]
 _NAME = "|".join([*GPT2_SIZES, r"(hf:)?\w[\w.-]*/\w[\w.-]*", r"hf:\w[\w.-]*"])
 
 
@@ -214,16 +214,27 @@ def _download(name: str, revision: str | None) -> Path:
 
 # %% ../nbs/13_hub.ipynb #4b5f431b
 def load_model(
-    source: str | Path, dropout: float = 0.0, dtype: torch.dtype = torch.float32, vocab_multiple: int = 1
+    source: str | Path,
+    dropout: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    vocab_multiple: int = 1,
+    merge: bool = True,
 ) -> tuple[GPT, dict]:
     """A model and what its checkpoint holds beside it. Raises ValueError or OSError that says what is wrong.
     Args:
         dropout: for training on
         dtype: of the weights of files in Hugging Face's layout
         vocab_multiple: for such files, as of `model_from_huggingface`
+        merge: put adapters of a run into the weights
     Returns:
         on the CPU, in eval mode; the checkpoint, empty where there is none"""
     path = find_model(source)
+    if is_adapter(path):
+        if is_adapter(base := find_model(base_of(path))):
+            raise ValueError(f"{path} adapts {base}, which is an adapter itself; merge that one first")
+        model, checkpoint = load_model(base, dropout, dtype, vocab_multiple)
+        merge_adapter(model, path)
+        return model, {} if (path / "tokenizer.json").exists() else checkpoint
     if not is_checkpoint(path):
         return model_from_huggingface(path, vocab_multiple, dropout, dtype), {}
     checkpoint = read_checkpoint(path)
@@ -232,15 +243,18 @@ def load_model(
         fix = f"build it yourself and give it the weights of read_checkpoint({str(path)!r})['model']"
         raise ValueError(f"{path} holds a model of a class that is not nanogpt's ({min(foreign)}); {fix}")
     model = model_from_checkpoint({**checkpoint, "model_args": {**args, "dropout": dropout}})
-    merge_lora(model)
+    if merge:
+        merge_lora(model)
     return model, checkpoint
 
-
+# %% ../nbs/13_hub.ipynb #041497b5
 def tokenizer_of(source: str | Path, checkpoint: dict) -> Tokenizer:
     "The tokenizer that a model brings. Raises ValueError or FileNotFoundError where it brings none."
     if checkpoint:
         return tokenizer_from_checkpoint(checkpoint)
-    return tokenizer_from_huggingface(find_model(source))
+    path = find_model(source)
+    bare = is_adapter(path) and not (path / "tokenizer.json").exists()
+    return tokenizer_from_huggingface(find_model(base_of(path)) if bare else path)
 
 # %% ../nbs/13_hub.ipynb #a0b1c2d5
 def load(

@@ -9,6 +9,7 @@ __all__ = ['load_all', 'Sample', 'Explain', 'Export', 'count_bytes', 'Eval']
 # %% ../nbs/tools/inference.ipynb #1fe00003
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
@@ -21,13 +22,14 @@ from nanogpt.recipe import TrainConfig, config_from_dict, data_path
 
 # %% ../nbs/tools/inference.ipynb #26299b4c
 def load_all(
-    source: str, device: str = "auto", tokenizer: str = "", dtype: str = "float32"
+    source: str, device: str = "auto", tokenizer: str = "", dtype: str = "float32", merge: bool = True
 ) -> tuple[Any, Any, dict]:
     """What `sample`, `explain`, `eval` and `export` begin with. Raises ValueError or OSError that says what is wrong.
     Args:
         source: as in `hub.load_model`
         tokenizer: what `get_tokenizer` takes, for a model that does not bring its own
         dtype: of the weights; "auto": what the device computes fast in
+        merge: put adapters into the weights
     Returns:
         a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing"""
     from nanogpt.device import pick_device, pick_dtype
@@ -36,7 +38,7 @@ def load_all(
 
     there = pick_device(device)
     wanted = pick_dtype(there, dtype)
-    model, checkpoint = load_model(source, dtype=wanted)
+    model, checkpoint = load_model(source, dtype=wanted, merge=merge)
     if not tokenizer and checkpoint and "tokenizer" not in checkpoint:
         raise ValueError(f"{source} does not say which tokenizer it needs; name it, such as --tokenizer gpt2")
     ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_of(source, checkpoint)
@@ -127,22 +129,31 @@ class Export:
 
     run: Positional[str]  # a run, a checkpoint (nanoGPT's too), a Hugging Face folder, or hf:OWNER/NAME
     folder: Positional[str]  # where the files go
+    adapter: bool = False  # of a run with --lora-rank: only the adapters, in peft's layout
     shard_megabytes: Count | None = None  # split the weights into files of at most this size
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
+        from nanogpt.adapters import save_adapter
         from nanogpt.hub import save_pretrained
+        from nanogpt.huggingface import tokenizer_to_huggingface
 
-        model, tokenizer, _ = load_all(self.run, "cpu", self.tokenizer)
+        model, tokenizer, checkpoint = load_all(self.run, "cpu", self.tokenizer, merge=not self.adapter)
+        if self.adapter:
+            base = checkpoint.get("config", {}).get("init_from", "resume")
+            save_adapter(model, self.folder, None if base == "resume" else base)  # "resume": nobody knows any more
+            tokenizer_to_huggingface(tokenizer, Path(self.folder), model.config.block_size)
+            return print(f"{self.folder}: load it with peft.PeftModel.from_pretrained(model, {self.folder!r})")
         save_pretrained(model, self.folder, tokenizer, self.shard_megabytes and self.shard_megabytes * 1_000_000)
         load = f"transformers.AutoModelForCausalLM.from_pretrained({self.folder!r})"
         print(f"{self.folder}: {model.num_params():,} parameters; load it with {load}")
 
 # %% ../nbs/tools/inference.ipynb #1fe0000a
 def count_bytes(data: Any, tokenizer: Any) -> int:
-    "The bytes of the text of a TokenDataset, as UTF-8; special tokens are no text."
+    "The bytes of the text of a TokenDataset that is to be predicted, as UTF-8; special tokens are no text."
     special, step = {*tokenizer.special_ids.values(), tokenizer.eot}, 1 << 20
-    parts = (shard[i : i + step].tolist() for shard in data.shards for i in range(0, len(shard), step))
+    shards = data.shards if data.mask is None else [data.shards[0][data.mask]]
+    parts = (shard[i : i + step].tolist() for shard in shards for i in range(0, len(shard), step))
     return sum(len(tokenizer.decode_bytes(i for i in part if i not in special)) for part in parts)
 
 # %% ../nbs/tools/inference.ipynb #2670905f
@@ -158,10 +169,12 @@ class Eval:
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
-        from nanogpt.chat import is_chat_file, load_chats
+        from nanogpt.chat import chat_dataset, is_chat_file, split_chats
         from nanogpt.data import TokenDataset, all_batches
         from nanogpt.device import make_autocast, pick_dtype
+        from nanogpt.judge import obedience
         from nanogpt.report import tokens_per_character
+        from nanogpt.sample import score_samples
         from nanogpt.step import evaluate
 
         model, tokenizer, checkpoint = load_all(self.run, self.device, self.tokenizer)
@@ -171,8 +184,10 @@ class Eval:
             config = TrainConfig(model=model.config)
         else:
             raise ValueError(f"{self.run} does not say what it was trained on; give --data-dir")
+        chats = []
         if is_chat_file(config.corpus) and not self.data_dir:
-            data = load_chats(config.corpus, tokenizer, config.model.block_size)[self.split == "val"]
+            chats = split_chats(config.corpus)[self.split == "val"]
+            data = chat_dataset(chats, tokenizer, config.model.block_size, config.corpus)
         else:
             data = TokenDataset(self.data_dir or data_path(config), self.split, model.config.vocab_size)
         if data.meta and data.meta["tokenizer"] != tokenizer.fingerprint:
@@ -181,12 +196,18 @@ class Eval:
         loss = evaluate(model, batches, make_autocast(there, pick_dtype(there, self.dtype)))
         if not loss < 700:  # nor a number
             raise ValueError(f"the loss is {loss}: the model's weights are damaged")
-        count = len(data) - 1 if data.mask is None else data.mask.sum()
-        print(f"{self.split} loss {loss:.4f} nats/token over {count:,} tokens; perplexity {math.exp(loss):.2f}")
-        if data.mask is None:
-            print(f"{loss * len(data) / math.log(2) / count_bytes(data, tokenizer):.4f} bits/byte")
+        count = len(data) if data.mask is None else data.mask.sum()
+        over = f"over {count - (data.mask is None):,} tokens"  # nothing comes before the first
+        print(f"{self.split} loss {loss:.4f} nats/token {over}; perplexity {math.exp(loss):.2f}")
+        print(f"{loss * count / math.log(2) / count_bytes(data, tokenizer):.4f} bits/byte")
         if data.info:
             nats = loss * tokens_per_character(data)
             print(f"{nats:.4f} nats/char, {nats / math.log(2):.4f} bits/char")
             if (floor := data.meta.get("floor")) is not None:
                 print(f"{nats - floor:.4f} nats/char above the floor of {floor:.4f}")
+        if data.meta.get("corpus") == "tales":
+            shares = score_samples(model, tokenizer, 100, temperature=0.8)
+            well_formed, consistent = shares["well_formed"], shares["consistent"]
+            print(f"of 100 tales at temperature 0.8: {well_formed:.0%} well-formed, {consistent:.0%} consistent")
+        if (share := obedience(model, tokenizer, chats[:100], temperature=0.5)) is not None:
+            print(f"of {len(chats[:100])} answers at temperature 0.5: {share:.0%} obey")

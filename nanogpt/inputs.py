@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanogpt.chat import PLAIN_TEMPLATE, is_chat_file, load_chats
+from nanogpt.chat import PLAIN_TEMPLATE, chat_dataset, is_chat_file, split_chats
 from nanogpt.checkpoint import check_tokenizer, model_from_checkpoint
 from nanogpt.config import GPTConfig
 from nanogpt.corpus import get_corpus
@@ -42,7 +42,9 @@ def load_chat_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tok
     source = config.out_dir if config.init_from == "resume" else config.init_from
     tokenizer = tokenizer_of(source, load_model(source)[1])
     tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
-    return *load_chats(config.corpus, tokenizer, config.model.block_size), tokenizer
+    options = config.model.block_size, config.corpus, config.packed, config.document_masking
+    train, val = (chat_dataset(part, tokenizer, *options) for part in split_chats(config.corpus))
+    return train, val, tokenizer
 
 
 def load_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset, Tokenizer]:

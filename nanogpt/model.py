@@ -67,7 +67,8 @@ class Block(nn.Module):
         self.ln_1 = make_norm(config)
         eps = config.norm_eps if config.qk_norm else None
         self.attn = CausalSelfAttention(
-            config.n_embd, config.n_head, config.dropout, config.bias, config.n_kv_head, config.head_dim, eps
+            config.n_embd, config.n_head, config.dropout, config.bias,
+            config.n_kv_head, config.head_dim, eps, config.qkv_bias,
         )
         self.ln_2 = make_norm(config)
         self.mlp = MLP(config)

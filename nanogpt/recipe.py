@@ -39,6 +39,7 @@ class TrainConfig:
     sampling: Literal["random", "epochs"] = "random"  # windows with replacement, or each token once in an epoch
     aligned: bool = False  # windows begin where documents begin
     document_masking: bool = False  # attention stays inside documents
+    packed: bool = False  # of chats: as many in each window as fit, instead of one
 
     out_dir: str = "out"  # gets ckpt.pt, best.pt, metrics.jsonl, config.json and tokenizer.json
     init_from: str = "scratch"  # scratch, resume, or weights to finetune: gpt2, hf:OWNER/NAME, a path

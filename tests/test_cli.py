@@ -1,6 +1,7 @@
 """The command line: what it does, and what it says when it can't."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -626,5 +627,7 @@ def test_a_model_that_learnt_chats_is_judged_on_its_answers(nanogpt, tmp_path):
     ids, answers = map(torch.tensor, encode_chat(chats[1], tokenizer))
     model, _ = load(tmp_path / "taught", "cpu")
     loss = model(ids[None, :-1], ids[1:].where(answers[1:], -1)[None])[1].item()
-    found = re.fullmatch(r"val loss ([\d.]+) nats/token over (\d+) tokens; perplexity [\d.]+\n", printed)
+    told = r"val loss ([\d.]+) nats/token over (\d+) tokens; perplexity [\d.]+\n([\d.]+) bits/byte\n"
+    found, text = re.fullmatch(told, printed), " " + chats[1][1]["content"]
     assert float(found[1]) == pytest.approx(loss, abs=0.01) and int(found[2]) == answers.sum()
+    assert float(found[3]) == pytest.approx(loss * int(found[2]) / len(text) / math.log(2), rel=0.01)

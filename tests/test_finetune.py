@@ -7,14 +7,21 @@ import pytest
 import torch
 from test_cli import failure
 
+from nanogpt.adapters import save_adapter
 from nanogpt.bpe import train_bpe
 from nanogpt.chat import Chat, chat_dataset, encode_chat, read_chats, render
 from nanogpt.config import GPTConfig
-from nanogpt.data import Sampler
+from nanogpt.corpus import tales
+from nanogpt.data import Sampler, all_batches
+from nanogpt.files import read_json, write_json
 from nanogpt.hub import load, save_pretrained
+from nanogpt.judge import question
 from nanogpt.lora import LoRALinear, add_lora, lora_rank, merge_lora
 from nanogpt.model import GPT
 from nanogpt.recipe import TrainConfig
+from nanogpt.reward import rewards_of
+from nanogpt.step import evaluate
+from nanogpt.tales import parse
 from nanogpt.train import train
 
 THINGS = {"fox": "red", "sky": "blue", "frog": "green", "sun": "yellow", "snow": "white"}
@@ -90,6 +97,86 @@ def test_adapters_are_resumed_to_the_bit_and_leave_the_weights_alone(base, tmp_p
         train(description(tmp_path, max_iters=30, lora_rank=3, resume="auto"))
 
 
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        out = model(torch.arange(30)[None])
+    return out[0] if isinstance(out, tuple) else out.logits
+
+
+def test_adapters_go_out_alone(base, nanogpt, tmp_path):
+    train(description(tmp_path, max_iters=10, learning_rate=1e-2))
+    done = nanogpt("export", "out", "adapter", "--adapter")
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= written
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    ours, again = load(tmp_path / "out", "cpu"), load(tmp_path / "adapter", "cpu")
+    assert again[1].chat_template == ours[1].chat_template and again[1].encode("the fox") == ours[1].encode("the fox")
+    torch.testing.assert_close(logits_of(again[0]), logits_of(ours[0]), atol=1e-5, rtol=1e-5)
+    assert (logits_of(again[0]) - logits_of(load(base, "cpu")[0])).abs().max() > 0.01
+
+    (tmp_path / "adapter/tokenizer.json").unlink()  # as most have none: the base's
+    assert load(tmp_path / "adapter", "cpu")[1].encode("the fox") == ours[1].encode("the fox")
+    tuned = train(description(tmp_path, init_from=str(tmp_path / "adapter"), max_iters=1, out_dir=str(tmp_path / "b")))
+    assert lora_rank(tuned.model) == 4
+    assert "the model has no adapters; train it with" in failure(nanogpt("export", "base", "no", "--adapter"))
+
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(base)
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(theirs), logits_of(ours[0]), atol=1e-4, rtol=0)
+
+
+LLAMA = dict(block_size=64, vocab_size=320, n_layer=2, n_head=4, n_kv_head=2, n_embd=32)
+THEIRS = {
+    "gpt2": (GPTConfig(64, 320, n_layer=2, n_head=2, n_embd=32), dict(target_modules=["c_attn", "c_proj"])),
+    "llama": (GPTConfig.llama(**LLAMA), dict(target_modules=["q_proj", "v_proj", "down_proj"], use_rslora=True)),
+    "qwen2": (GPTConfig.llama(**LLAMA, qkv_bias=True), dict(target_modules=["k_proj"], layers_to_transform=[1])),
+}
+
+
+@pytest.mark.parametrize("config, options", THEIRS.values(), ids=THEIRS)
+def test_adapters_of_peft_come_in(config, options, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    save_pretrained(GPT(config, torch.Generator().manual_seed(0)), tmp_path / "base")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    plain = logits_of(theirs)
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=24, task_type="CAUSAL_LM", **options)).eval()
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
+    theirs.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(load(tmp_path / "adapter", "cpu")[0]), logits_of(theirs), atol=1e-4, rtol=0)
+    assert (logits_of(theirs) - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"base_model_name_or_path": "wide"}, r"another model: .*lora_A.weight \(4, 32\) does not fit this one"),
+        ({"base_model_name_or_path": None}, "adapter_config.json does not say which model it adapts; write its name"),
+        ({"base_model_name_or_path": "adapter"}, "adapter adapts adapter, which is an adapter itself"),
+        ({"use_dora": True}, "use_dora is True, which nanogpt does not compute; it adds plain LoRA"),
+        ({"r": 3}, "is for another model"),
+        ({"r": 0}, "adapter_config.json is damaged or of another kind .r: "),
+    ],
+    ids=str,
+)
+def test_bad_adapters_are_named(settings, said, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = load(base, "cpu")[0]
+    add_lora(model, 4)
+    save_adapter(model, "adapter", "base")
+    save_pretrained(GPT(GPTConfig(64, 320, n_layer=2, n_head=2, n_embd=48)), "wide")
+    assert torch.equal(logits_of(load("adapter", "cpu")[0]), logits_of(load(base, "cpu")[0]))
+    write_json("adapter/adapter_config.json", read_json("adapter/adapter_config.json") | settings)
+    with pytest.raises(ValueError, match=said) as caught:
+        load("adapter", "cpu")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="base holds .* and no adapter; name an empty folder, or a new one"):
+        save_adapter(model, "base")
+
+
 def test_adapters_are_those_of_peft(base):
     peft = pytest.importorskip("peft")
     ours, theirs = (load(base, "cpu")[0] for _ in range(2))
@@ -144,6 +231,48 @@ def test_only_answers_are_predicted(base):
             assert row[0] == tokenizer.eot and "User" not in "".join(answers)
 
 
+def test_packed_chats_give_the_same_loss_in_fewer_windows(base):
+    "With attention inside documents and rotary positions, a chat does not notice its neighbours."
+    tokenizer = load(base, "cpu")[1]
+    shape = dict(block_size=64, vocab_size=320, n_layer=2, n_head=2, n_embd=32)
+    for token, same in ((tokenizer.eot, True), (None, False)):
+        model = GPT(GPTConfig.llama(**shape, document_token=token, init_std=0.2), torch.Generator().manual_seed(0))
+        losses, used = [], []
+        for pack in (False, True):
+            data = chat_dataset(chats(), tokenizer, 64, pack=pack, masked=same)
+            batches = list(all_batches(data, 8, 64, aligned=True))
+            losses.append(evaluate(model, batches))
+            used.append((len(data) - 65) / sum(x.numel() for x, _ in batches))
+            assert sum((y >= 0).sum() for _, y in batches) == data.mask.sum()
+        assert (abs(losses[0] - losses[1]) < 1e-5) == same, losses
+    print(f"tokens of windows that are a chat's: {used[0]:.0%} alone, {used[1]:.0%} packed")
+    assert used[0] < 0.4 < 0.65 < used[1]
+    with pytest.raises(ValueError, match="document_masking would cut it at the end-of-text token inside; leave it out"):
+        chat_dataset([chats()[0] * 2], tokenizer, 64, masked=True)
+
+
+def test_packed_chats_are_learnt(base, nanogpt):
+    done = nanogpt(*TRAIN, "--max-iters", 3, "--packed", "--out-dir", "run")
+    assert done.returncode == 0 and "packed=True" in done.stdout, done.stderr
+
+
+def test_eval_counts_the_answers_that_obey(nanogpt, tmp_path):
+    texts = [text.strip() for text in tales(30).documents()]
+    asked = [{"role": "user", "content": question(parse(text).values)} for text in texts]
+    pairs = [[ask, {"role": "assistant", "content": text}] for ask, text in zip(asked, texts)]
+    tokenizer = train_bpe(["User: Assistant:\n", *texts, asked[0]["content"]], 320, ["<|endoftext|>"])
+    config = GPTConfig(block_size=256, vocab_size=320, n_layer=1, n_head=2, n_embd=32)
+    save_pretrained(GPT(config, torch.Generator().manual_seed(0)), tmp_path / "base", tokenizer)
+    for name, lines in (("tales", pairs), ("others", [*pairs, *chats(5)])):
+        content = "\n".join(json.dumps({"messages": chat}) for chat in lines)
+        (tmp_path / f"{name}.jsonl").write_text(content, encoding="utf-8")
+        run = ["--corpus", f"{name}.jsonl", "--init-from", "base", "--device", "cpu", "--out-dir", name]
+        assert nanogpt("train", *run, "--max-iters", 2, "--eval-interval", 300).returncode == 0
+        said = nanogpt("eval", name, "--split", "train", "--device", "cpu").stdout
+        assert re.search(r"perplexity [\d.]+\n[\d.]+ bits/byte", said), said
+        assert ("of 27 answers at temperature 0.5: 0% obey" in said) == (name == "tales"), said
+
+
 NO_ROLE = '{"messages": [{"content": "hello"}, {"role": "assistant", "content": "hi"}]}'
 LONG = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the fox " * 99}]})
 
@@ -193,6 +322,19 @@ def test_bad_templates_and_ranks_are_named(base):
         tokenizer.chat_template = template
         with pytest.raises(ValueError, match=said):
             encode_chat(chats()[0] * 2, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "rewards, said",
+    [
+        ([1.0, float("nan")], "the reward of sample 1 is nan, of the text 'two'; it must be a finite number"),
+        ([float("inf"), 0.0], "the reward of sample 0 is inf, of the text 'one'"),
+        ([1.0], "must be one number per sample, in a list or a tensor .N,.; sample 1 has none"),
+    ],
+)
+def test_rewards_that_are_no_numbers_are_named(rewards, said):
+    with pytest.raises(ValueError, match=said):
+        rewards_of(lambda texts: rewards, ["one", "two"])
 
 
 def test_our_template_is_what_transformers_makes_of_it(base, tmp_path):

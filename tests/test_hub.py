@@ -59,6 +59,8 @@ MODELS = {
     "llama, all heads": {**LLAMA, "num_key_value_heads": 4, "head_dim": 16},
     "llama, one head": {**LLAMA, "num_key_value_heads": 1, "rope_theta": 500.0},
     "llama 3": {**LLAMA, "rope_parameters": {"rope_type": "llama3", "rope_theta": 50.0, **STRETCHED}},
+    "qwen2, untied": {**LLAMA, "model_type": "qwen2"},
+    "qwen2, tied": {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True, "sliding_window": 5},
     "qwen3, untied": {**QWEN3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "qwen3, tied": {**QWEN3, "tie_word_embeddings": True},
     "mistral": {**LLAMA, "model_type": "mistral", "sliding_window": 5},
@@ -73,6 +75,8 @@ OURS = {
     "llama": GPTConfig.llama(**SHAPE, n_kv_head=2, rope_theta=500.0),
     "llama 3": GPTConfig.llama(**SHAPE, rope_scaling=STRETCHED, rope_theta=50.0),
     "llama, tied": GPTConfig.llama(**SHAPE, tied=True, head_dim=16, document_token=0, norm_eps=1e-3),
+    "gpt2, some biases": GPTConfig(**SHAPE, bias=False, qkv_bias=True),
+    "qwen2": GPTConfig.llama(**SHAPE, qkv_bias=True, n_kv_head=2),
     "qwen3": GPTConfig.llama(**SHAPE, qk_norm=True, n_kv_head=1, head_dim=12),
     "mistral": GPTConfig.llama(**SHAPE, n_kv_head=2, window=9),
     "padded": GPTConfig(**SHAPE, vocab_multiple=128),
@@ -305,8 +309,9 @@ def test_weights_that_do_not_fit_are_named(change, message, tmp_path):
     [
         (
             {"model_type": "mamba"},
-            "model_type 'mamba' is of a layout that nanogpt does not know; it knows gpt2, llama, qwen3",
+            "model_type 'mamba' is of a layout that nanogpt does not know; it knows gpt2, llama, qwen2, qwen3, mistral",
         ),
+        ({"model_type": "gemma3_text"}, "model_type 'gemma3_text' is of a layout that nanogpt does not know"),
         ({}, "model_type None is of a layout"),
         (
             {**GPT2, "activation_function": "relu"},
@@ -321,6 +326,7 @@ def test_weights_that_do_not_fit_are_named(change, message, tmp_path):
             "hidden_act is 'gelu', which nanogpt does not compute; it computes 'silu'",
         ),
         ({**LLAMA, "attention_bias": True}, "attention_bias is True"),
+        ({**LLAMA, "model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
         ({**LLAMA, "mlp_bias": True}, "mlp_bias is True"),
         ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         (

@@ -31,6 +31,7 @@ SWITCHES = {
     "grouped-query": replace(SMALL, n_kv_head=2),
     "multi-query": replace(SMALL, n_kv_head=1),
     "head_dim": replace(SMALL, head_dim=12),
+    "qkv_bias": replace(SMALL, bias=False, qkv_bias=True),
     "qk_norm": replace(SMALL, qk_norm=True),
     "window": replace(SMALL, window=5),
     "documents": replace(SMALL, document_token=3),
