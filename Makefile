@@ -30,8 +30,8 @@ test: env
 	for path in nbs/*.ipynb nbs/tools/*.ipynb nbs/solutions/*.ipynb nbs/projects/*.ipynb; do \
 	  folder=build/alone/$${path%.ipynb} && mkdir -p $$folder && cp $$path $$folder || exit 1; \
 	done
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test build/alone --n-workers 2 --timing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test build/alone --n-workers 3 --timing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 docs: env
 	rm -rf build/docs build/site && mkdir -p build/docs
