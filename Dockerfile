@@ -1,10 +1,11 @@
 # The course and the library in a container.
 #   docker build -t nanogpt .                                   CPU
 #   docker build -t nanogpt --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .    NVIDIA GPUs
-#   docker run -p 8888:8888 -v "$PWD/work:/work" nanogpt        JupyterLab with the chapters; add --gpus all for GPUs
-#   docker run -v "$PWD/work:/work" nanogpt nanogpt demo        any command
+#   docker run -p 8888:8888 -v nanogpt:/work nanogpt        JupyterLab with the chapters; add --gpus all for GPUs
+#   docker run -v nanogpt:/work nanogpt nanogpt demo        any command
 FROM python:3.11-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/nanogpt
 COPY settings.ini setup.py pyproject.toml MANIFEST.in README.md constraints.txt ./
 COPY nanogpt nanogpt

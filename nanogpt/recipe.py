@@ -135,7 +135,7 @@ PRESETS = {
     ),
     "shakespeare-char": TrainConfig(
         _shape(256, 6, 6, 384, dropout=0.2),
-        corpus="shakespeare", out_dir="out/shakespeare-char", reference="shakespeare-char",
+        corpus="shakespeare", out_dir="out/shakespeare-char",
     ),
     "gpt2-124m": TrainConfig(
         _shape(1024, 12, 12, 768, vocab_multiple=64),

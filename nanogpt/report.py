@@ -53,7 +53,6 @@ REFERENCES = {
         (0, 4.1903), (250, 2.4590), (500, 2.2343), (750, 2.1248), (1000, 2.0020), (1250, 1.9440), (1500, 1.8907),
         (1750, 1.8674), (2000, 1.8370),
     )),
-    "shakespeare-char": Reference("nanoGPT's README, 2022: the end on an A100", "val_loss", ((5000, 1.4697),)),
     "gpt2-124m": Reference("nanoGPT's README, 2022: the end on 8 A100", "val_loss", ((600_000, 2.85),)),
 }  # fmt: skip
 
@@ -67,7 +66,7 @@ def reference_of(config: TrainConfig) -> Reference | None:
     if any(getattr(config, name) != getattr(theirs, name) for name in same):
         return None
     shape = replace(config.model, vocab_size=theirs.model.vocab_size, dropout=theirs.model.dropout)
-    return REFERENCES[config.reference] if shape == theirs.model else None
+    return REFERENCES.get(config.reference) if shape == theirs.model else None
 
 # %% ../nbs/tools/report.ipynb #f70fc40f
 def tokens_per_character(data: TokenDataset) -> float:
