@@ -20,7 +20,7 @@ from nanogpt.tokenizer import Tokenizer
 
 # %% ../nbs/tools/judge.ipynb #ee83e165
 QUESTION = "Tell me a tale in which {hero} the {kind} loses a {colour} {thing} and meets a {helper}."
-_ASKED = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>\\w+)", re.escape(QUESTION).replace(r"\{", "{").replace(r"\}", "}")))
+_ASKED = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(QUESTION)))
 
 
 def question(facts: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from nanogpt.decode import encode_prompt
 from nanogpt.inside import logit_lens, record
 from nanogpt.model import GPT
 from nanogpt.plot import heatmap, new_axes
@@ -90,16 +91,10 @@ def explore_stream(model: GPT, tokenizer: Tokenizer, text: str, most: int = 20):
     from ipywidgets import Text
 
     def draw(text: str) -> tuple[str, Axes]:
-        ids = tokenizer.encode(text)
-        if tokenizer.eot is not None:
-            ids = [tokenizer.eot, *ids]
-        ids = ids[: model.config.block_size]
-        if not ids:
-            raise ValueError("the text is empty: type some")
+        ids = encode_prompt(model, tokenizer, text)[: model.config.block_size]
         depths = {name: p[-most:] for name, p in lens_probabilities(model, torch.tensor(ids)).items()}
         labels = [token_label(tokenizer, i) for i in ids[-most:]]
-        return show_stream(depths, [token_html(tokenizer, i) for i in ids[-most:]], tokenizer), plot_stream(
-            depths, labels, tokenizer
-        )
+        tokens = [token_html(tokenizer, i) for i in ids[-most:]]
+        return show_stream(depths, tokens, tokenizer), plot_stream(depths, labels, tokenizer)
 
     explore(draw, text=Text(value=text))

@@ -25,7 +25,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
-from nanogpt.attention import CausalSelfAttention, fused_attention
 from nanogpt.budget import (
     MACHINES,
     Machine,
@@ -39,10 +38,10 @@ from nanogpt.budget import (
 from nanogpt.config import GPTConfig
 from nanogpt.decode import Context, context_size, encode_prompt
 from nanogpt.device import pick_device, pick_dtype
+from nanogpt.inside import record
 from nanogpt.model import GPT
 from nanogpt.optim import constant_lr, cosine_lr, wsd_lr
 from nanogpt.plot import COLOURS, heatmap, new_axes, picture
-from nanogpt.rotary import rotate
 from nanogpt.sample import Sampling, filter_logits, stream_tokens
 from nanogpt.tokenizer import Tokenizer
 
@@ -323,7 +322,6 @@ def explore_size(device: str = "auto"):
     )
 
 # %% ../nbs/tools/widgets.ipynb #7d1e0a21
-@torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     """How much each head, at each position, looks at every position.
     Args:
@@ -331,24 +329,8 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
         ids: int64 (T,)
     Returns:
         (n_layer, H, T, T), on the CPU"""
-    weights = []
-
-    def look(layer, inputs):
-        x, _, mask, rotary = inputs
-        q, k, _ = layer.heads(x)
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
-        one_hot = torch.eye(k.shape[2]).to(k).expand(*k.shape[:2], -1, -1)
-        weights.append(fused_attention(q, k, one_hot, mask)[0])
-
-    layers = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
-        model(ids[None].to(next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack(weights).float().cpu()
+    inside = record(model, ids[None].to(next(model.parameters()).device))
+    return torch.stack([inside[f"pattern.{i}"][0] for i in range(model.config.n_layer)]).float().cpu()
 
 # %% ../nbs/tools/widgets.ipynb #7d1e0a24
 BOX = "display:inline-block;white-space:pre;margin:1px;padding:1px 2px;border:1px solid #bbb;border-radius:3px;"
