@@ -37,6 +37,7 @@ from nanogpt.budget import params_per_token
 from nanogpt.checkpoint import CheckpointWriter, save_checkpoint
 from nanogpt.config import GPTConfig
 from nanogpt.corpus import Corpus, python_stdlib, shakespeare
+from nanogpt.crawl import bench_data_ladder
 from nanogpt.decode import to_int8
 from nanogpt.grid import bench_scaling_laws
 from nanogpt.hub import save_pretrained
@@ -275,6 +276,6 @@ def bench_save(n_layer: int = 8, n_embd: int = 512, rounds: int = 3) -> list[Ben
 # %% ../nbs/tools/benchmarks.ipynb #6a81290e
 BENCHMARKS = {
     "time-to-loss": bench_time_to_loss, "ladder": bench_ladder, "step": bench_step, "scaling": bench_scaling,
-    "scaling-laws": bench_scaling_laws, "bpe": bench_bpe, "prepare": bench_prepare, "batches": bench_batches,
-    "decode": bench_decode, "loss": bench_loss, "save": bench_save,
+    "scaling-laws": bench_scaling_laws, "data-ladder": bench_data_ladder, "bpe": bench_bpe, "prepare": bench_prepare,
+    "batches": bench_batches, "decode": bench_decode, "loss": bench_loss, "save": bench_save,
 }  # fmt: skip

@@ -219,9 +219,9 @@ class Bench:
     "Measure this machine, side by side with what others use. Example: nanogpt bench bpe --rounds 1"
 
     # time-to-loss, step, batches: against nanoGPT; bpe: Hugging Face tokenizers; decode: transformers; prepare:
-    # tiktoken; ladder: from GPT-2 to the fast recipe; scaling: size and ranks; scaling-laws: chapter 17's grid of runs;
-    # loss: in chunks; save: in background
-    name: Positional[Literal["time-to-loss", "ladder", "step", "scaling", "scaling-laws",
+    # tiktoken; ladder: from GPT-2 to the fast recipe; scaling: size and ranks; scaling-laws and
+    # data-ladder: chapter 17's runs; loss: in chunks; save: in background
+    name: Positional[Literal["time-to-loss", "ladder", "step", "scaling", "scaling-laws", "data-ladder",
                              "bpe", "prepare", "batches", "decode", "loss", "save"]]
     rounds: Count | None = None  # how often each contender is timed, in turns (the naive trainer of bpe once)
     nanogpt_dir: str = ""  # for time-to-loss and step: a clone of https://github.com/karpathy/nanoGPT
@@ -232,7 +232,7 @@ class Bench:
     workers: Count | None = None  # for ladder and prepare: processes
     megabytes: Positive = 100  # for prepare: of text
     tokenizer: str = "gpt2"  # for prepare: gpt2, or a saved byte-pair encoding
-    runs: str = ""  # for scaling-laws: a file to which every finished run is appended; what it has is skipped
+    runs: str = ""  # for scaling-laws and data-ladder: a file that keeps each finished run; what it has is skipped
     json: str = ""  # a file to keep the figures in
 
     def __call__(self):

@@ -16,7 +16,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -194,8 +194,9 @@ SWEEP.append(Trunk("tales", 32, (8192,), 0.5))  # does a longer run want another
 LONGEST = {8: 5, 12: 5, 16: 5, 24: 6, 32: 5, 48: 5, 64: 5}  # width -> how many of the budgets
 TALES_GRID = [Trunk("tales", width, BUDGETS[:count]) for width, count in LONGEST.items()]
 LARGE = Trunk("tales", 96, (20_000,))  # chapter 17 predicts its loss
-LATER = [Trunk("tales", 96, BUDGETS[2:]), *(Trunk("tales", width, BUDGETS[-1:]) for width in (8, 12, 16, 32, 48, 64))]
-PLAYS_GRID = [Trunk("shakespeare", width, BUDGETS[:4]) for width in (8, 16, 32)]
+LATER = [Trunk("tales", width, BUDGETS, seed=seed) for seed in range(5) for width in LONGEST]
+LATER += [Trunk("tales", 96, (*BUDGETS[2:], 20_000), seed=seed) for seed in range(5)]
+PLAYS_GRID = [Trunk("shakespeare", width, BUDGETS[:5], seed=seed) for seed in range(3) for width in LONGEST]
 PLAN = [*SWEEP, *TALES_GRID, LARGE, *LATER, *PLAYS_GRID]
 
 
@@ -207,8 +208,13 @@ def read_runs(path: str | Path) -> list[Run]:
     return [checked(json.loads(line), Run, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
-def run_grid(path: str | Path, plan: list[Trunk], progress: bool = True) -> list[Run]:
-    "Train what the file does not have yet, and append each run when it is done. Everything else stays."
+TEXTS: dict[str, Callable[[int, int], Text]] = {"tales": tales_text, "shakespeare": shakespeare_text}
+
+
+def run_grid(path: str | Path, plan: list[Trunk], texts=TEXTS, progress: bool = True) -> list[Run]:
+    """Train what the file does not have yet, and append each run when it is done. Everything else stays.
+    Args:
+        texts: for each corpus of the plan, a function of a number of rows and a seed"""
     runs, pool = read_runs(path), max(trunk.budgets[-1] for trunk in plan)
     for corpus, width, budgets, times, seed in plan:
         kind = {"corpus": corpus, "width": width, "times": times, "seed": seed}
@@ -216,7 +222,7 @@ def run_grid(path: str | Path, plan: list[Trunk], progress: bool = True) -> list
         if not (missing := [rows for rows in budgets if rows not in done]):
             continue
         try:
-            text = TEXTS[corpus](pool, seed)
+            text = texts[corpus](pool, seed)
         except OSError as error:
             print(f"{corpus} is left out ({error})", file=sys.stderr)
             continue
@@ -238,9 +244,6 @@ def run_grid(path: str | Path, plan: list[Trunk], progress: bool = True) -> list
                 print(f"{corpus}, width {width}, {run['tokens']:,} tokens, rate × {times:g}, seed {seed}: "
                       f"loss {run['loss']:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
     return runs
-
-
-TEXTS = {"tales": tales_text, "shakespeare": shakespeare_text}
 
 # %% ../nbs/tools/grid.ipynb #177311f7
 def bench_scaling_laws(runs: str = "scaling-laws.jsonl", plan: list[Trunk] = PLAN) -> list[Benchmark]:

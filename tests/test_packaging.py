@@ -68,7 +68,7 @@ ORDER = """
     files config plot diagram schematics cuts ambiguity tokenizer bpe huggingface vocab tales corpus manifest
     data prepare rotary ngrams attention loss model lora ranks device recipe budget optim step distributed
     decode sample explain chat judge reward inside checkpoint sharded layouts adapters hub inputs start report
-    monitor train bench profiling speedrun ladder scaling grid benchmarks widgets lens chatbox watch flags
+    monitor train bench profiling speedrun ladder scaling grid crawl benchmarks widgets lens chatbox watch flags
     course inference serve harness cli tutor exercises.tokenizer exercises.corpus exercises.data
     exercises.attention exercises.model exercises.modern exercises.optim exercises.train exercises.sample
     exercises.checkpoint exercises.distributed exercises.run exercises.hub exercises.finetune exercises.reward

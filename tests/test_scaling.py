@@ -1,15 +1,17 @@
 """Scaling laws: the fit finds what was put in, its minimum is that of another optimizer, and the grid is resumable."""
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from nanogpt.crawl import RUNGS, SHARES, bench_data_ladder, crawl, keep_likely, text_losses
 from nanogpt.exercises.scaling import _CHINCHILLA
 from nanogpt.grid import (
+    LATER,
+    PLAYS_GRID,
     TALES_GRID,
     Trunk,
     bench_scaling_laws,
@@ -21,6 +23,7 @@ from nanogpt.grid import (
     train_budgets,
     word_tales,
 )
+from nanogpt.model import GPT
 from nanogpt.scaling import Law, bootstrap_laws, fit_law, frontier, huber, lowest_point, power_law
 from nanogpt.tales import TALES, measure
 
@@ -134,12 +137,51 @@ def test_a_file_of_something_else(tmp_path):
 
 
 def test_the_chapter_has_the_figures_of_the_committed_runs():
-    runs = read_runs(root / "benchmarks/results/scaling-laws.jsonl")
-    losses = {(run["corpus"], run["width"], run["times"], run["rows"]): f"{run['loss']:.4f}" for run in runs}
+    results = root / "benchmarks/results"
+    runs = read_runs(results / "scaling-laws.jsonl") + read_runs(results / "data-ladder.jsonl")
+    key = lambda run: (run["corpus"], run["width"], run["times"], run["rows"], run["seed"])
+    losses = {key(run): round(run["loss"], 4) for run in runs}
     assert len(losses) == len(runs), "no run is there twice"
+    words = [run for run in runs if run["corpus"] != "shakespeare"]
+    assert all(sizes(shape(run["width"], 232, 80))[0] == run["params"] for run in words)
     cells = json.loads((root / "nbs/17_scaling.ipynb").read_text(encoding="utf-8"))["cells"]
-    [table] = ["".join(cell["source"]) for cell in cells if "LOSSES = np.array" in "".join(cell["source"])]
-    rows = [re.findall(r"\d\.\d{4}", line) for line in table.splitlines() if line.startswith("    [")]
-    for trunk, row in zip(TALES_GRID, rows, strict=True):
-        assert row == [losses["tales", trunk.width, 1.0, budget] for budget in trunk.budgets]
-    assert all(sizes(shape(run["width"], 232, 80))[0] == run["params"] for run in runs if run["corpus"] == "tales")
+    sources = ["".join(cell["source"]) for cell in cells]
+    [tables] = [source for source in sources if "LOSSES = np.array" in source]
+    space = {"np": np}
+    for source in (tables, *(one for one in sources if one.startswith(("SEEDS =", "PLAYS =", "LADDER =")))):
+        exec(source.partition("\n\n")[0].partition("\nplay_tokens")[0].partition("\nclean_tokens")[0], space)
+
+    def seeds(corpus, width, rows, count=5):
+        return tuple(losses[corpus, width, 1.0, rows, seed] for seed in range(count))
+
+    for trunk, row in zip(TALES_GRID, space["LOSSES"], strict=True):
+        assert [losses["tales", trunk.width, 1.0, rows, 0] for rows in trunk.budgets] == row[np.isfinite(row)].tolist()
+    whole = {t.width: [seeds("tales", t.width, rows) for rows in t.budgets if rows >= 2048] for t in LATER}
+    assert space["SEEDS"] == whole
+    plays = [[seeds("shakespeare", t.width, rows, 3) for rows in t.budgets] for t in PLAYS_GRID if t.seed == 0]
+    assert np.array_equal(space["PLAYS"], np.swapaxes(plays, 1, 2))
+    assert space["LADDER"] == {name: seeds(name, 64, 8192) for name in RUNGS}
+
+
+def test_a_crawl_has_what_was_planted():
+    pages = crawl(400, seed=3)
+    assert pages == crawl(400, seed=3) != crawl(400, seed=4)
+    for kind, share in SHARES.items():
+        assert sum(page.kind == kind for page in pages) / 400 == pytest.approx(share, abs=0.08)
+    new = [page.text for page in pages if page.kind == "new"]
+    assert len(set(new)) == len(new)
+    assert not set(new) & {page.text for page in crawl(400, seed=4)}
+
+
+def test_a_filter_keeps_order_and_share():
+    texts = [page.text for page in crawl(60, seed=0)]
+    model = GPT(shape(8, len(word_tales()[1]), 80), torch.Generator().manual_seed(0))
+    kept = keep_likely(texts, model, share=0.5)
+    assert kept == [text for text in texts if text_losses(model, [text]) <= text_losses(model, texts).median() + 1e-6]
+
+
+def test_the_ladder_command(tmp_path, capsys):
+    plan = [Trunk("all new", 8, (32,), seed=seed) for seed in range(2)]
+    [result] = bench_data_ladder(str(tmp_path / "runs.jsonl"), plan)
+    assert capsys.readouterr().err.count("loss") == 2
+    assert result.notes["all new"].endswith("mean of 2") and [row.name for row in result.rows] == ["all new"]
