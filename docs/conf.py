@@ -3,7 +3,11 @@ import json
 import os
 import re
 from configparser import ConfigParser
+from html import escape
 from pathlib import Path
+from textwrap import shorten
+
+from docutils.nodes import paragraph
 
 import nanogpt
 
@@ -13,11 +17,13 @@ settings.read(Path(nanogpt.__file__).parent.parent / "settings.ini", encoding="u
 cfg = settings["DEFAULT"]
 source = f"https://github.com/{cfg['user']}/{cfg['repo']}"
 
+CARD = "The loss of a GPT falls, in a minute of training, to 0.003 above its exact floor."
+
 project, author, release = cfg["lib_name"], cfg["author"], cfg["version"]
 copyright = f"{author}, {cfg['license']} licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode",
               "sphinx-mathjax-offline"]
-exclude_patterns = ["**/.ipynb_checkpoints"]
+exclude_patterns = ["**/.ipynb_checkpoints", "README.md"]  # whose parts are in index.md and library.md
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the committed outputs are the book; a page of docs/ may ask for more
@@ -76,7 +82,20 @@ def write_reference():
         (here / "reference" / f"{path.stem}.md").write_text(page, encoding="utf-8")
 
 
+def describe(app, name, template, context, doctree):
+    "A page's first paragraph and the card, for search engines and for links that somebody shares."
+    first = doctree.next_node(paragraph) if doctree else None
+    text = shorten(first.astext() if first else cfg["description"], 200, placeholder=" …")
+    title = re.sub("<.*?>", "", str(context.get("title", project)))
+    tags = {"title": title, "description": text, "type": "website", "url": context.get("pageurl") or html_baseurl,
+            "site_name": project, "image": f"{html_baseurl}_static/card.png", "image:alt": CARD}
+    metas = [f'property="og:{key}" content="{escape(value)}"' for key, value in tags.items()]
+    metas += [f'name="description" content="{escape(text)}"', 'name="twitter:card" content="summary_large_image"']
+    context["metatags"] = context.get("metatags", "") + "".join(f"<meta {meta}>\n" for meta in metas)
+
+
 def setup(app):
     write_reference()
     app.connect("source-read", as_page)
+    app.connect("html-page-context", describe)
     app.connect("autodoc-process-docstring", as_rst, priority=0)  # before napoleon, which reads Args
