@@ -44,6 +44,7 @@ html_theme_options = {
 html_extra_path = ["llms.txt", "explain.html"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/icon.svg"
 
 
 def as_page(app, name, content):

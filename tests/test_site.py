@@ -54,6 +54,14 @@ def test_every_page_is_in_the_contents():
     assert not {page for page in pages if not re.search(rf"^{page}$", contents, re.M)}
 
 
+def test_llms_txt_names_pages_of_the_site():
+    links = re.findall(r"\]\(([^)]+)\.html\)", (root / "docs" / "llms.txt").read_text(encoding="utf-8"))
+    assert len(links) > 9
+    for link in links:
+        sources = root / f"{link}.ipynb", root / f"{link}.md", root / "docs" / f"{link}.md"
+        assert any(source.exists() for source in sources), link
+
+
 class Reader(HTMLParser):
     "Collects the tags with their attributes, and the text inside links."
 
