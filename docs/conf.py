@@ -35,7 +35,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
 
-html_theme, html_title = "furo", "nanogpt"
+html_theme, html_title, pygments_dark_style = "furo", "nanogpt", "github-dark"
 html_baseurl = f"https://{cfg['user']}.github.io/{cfg['repo']}/"
 html_theme_options = {
     "top_of_page_buttons": ["view"],
