@@ -39,6 +39,7 @@ docs: env
 	test -e out/demo/ckpt.pt || $(BIN)/nanogpt demo
 	$(BIN)/nanogpt explain out/demo --title "Inside a GPT" --out build/docs/explain.html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees build/docs build/site
+	NANOGPT_SITE=build/site $(BIN)/python -m pytest --quiet tests/test_site.py
 	@echo "build/site/index.html"
 
 fuzz: env

@@ -124,7 +124,7 @@ class Verdict:
         message = "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
         return (
             f'<div style="border-left:4px solid {colour};padding:4px 12px;max-width:60em">'
-            f'<b style="color:{colour}">{MARKS[self.state]} {self.name}: {self.state}</b>{tested}'
+            f'<b>{MARKS[self.state]} {self.name}: {self.state}</b>{tested}'
             f'<div style="margin:4px 0">{message}</div><small>{html.escape(self.footer)}</small></div>'
         )
 

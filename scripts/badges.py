@@ -15,6 +15,7 @@ ours, branch = f"{cfg['user']}/{cfg['repo']}", cfg["branch"]
 NAME = r"[\w.-]+/[\w-]+"
 RULES = [
     (rf"(colab\.research\.google\.com/github/){NAME}/blob/[\w.-]+/", rf"\g<1>{ours}/blob/{branch}/"),
+    (rf"(https://github\.com/){NAME}/blob/[\w.-]+/", rf"\g<1>{ours}/blob/{branch}/"),  # Kaggle's links too
     (rf"(git\+https://github\.com/){NAME}", rf"\g<1>{ours}"),
     (rf"(git clone https://github\.com/){NAME}", rf"\g<1>{ours}"),
     (rf"(https://github\.com/){NAME}(/actions/workflows/ci\.yml)", rf"\g<1>{ours}\g<2>"),

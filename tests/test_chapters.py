@@ -26,7 +26,6 @@ def test_chapter_has_its_parts(path):
     outputs = [output for cell in code for output in cell.outputs]
     first = cells[0].source
     assert first.startswith(f"# {int(path.stem[:2])} · ") and "\n> " in first
-    assert f"/nbs/{path.name})" in first, "the link to Colab opens this chapter"
     assert "**You need:**" in first and "**Time:**" in first
     assert ".svg" not in prose, "a badge is a picture from the net, and breaks offline"
     assert code[0].source == f"#| default_exp {EXPORTS.get(path.stem, path.stem[3:])}"
@@ -67,6 +66,16 @@ def test_chapters_link_to_their_neighbours(number):
     for neighbour in chapters[max(0, number - 1) : number] + chapters[number + 1 : number + 2]:
         for cell in (cells[0], cells[-1]):
             assert f"]({neighbour.name})" in cell.source
+
+
+def test_colab_and_kaggle_open_this_notebook():
+    services = r"colab.research.google.com/github/", r"kaggle.com/kernels/welcome\?src=https://github.com/"
+    for path in [*chapters, *nbs.glob("projects/*.ipynb"), nbs / "index.ipynb"]:
+        cells = nbformat.read(path, 4).cells
+        for cell in (cells[0], cells[-1]) if path in chapters else cells[:1]:
+            for service in services:
+                link = rf"\(https://{service}[\w./-]+/nbs/{path.relative_to(nbs).as_posix()}\)"
+                assert re.search(link, cell.source), f"{path.name} has no link to {service}"
 
 
 def test_badges_name_chapters_that_exist():
