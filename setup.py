@@ -45,6 +45,7 @@ setup(
     cmdclass={"build_py": WithChapters},
     packages=find_packages(include=["nanogpt", "nanogpt.*"]),
     package_data={"nanogpt": ["py.typed", "page/*"]},
+    include_package_data=False,  # only those, not all that MANIFEST.in names
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
