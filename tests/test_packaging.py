@@ -23,7 +23,7 @@ settings = config["DEFAULT"]
 project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_the_three_files_agree():
+def test_the_files_agree():
     assert project["project"]["name"] == settings["lib_name"] == metadata("nanogpt")["Name"]
     python = f">={settings['min_python']}"
     assert project["project"]["requires-python"] == python == metadata("nanogpt")["Requires-Python"]
@@ -32,6 +32,10 @@ def test_the_three_files_agree():
     dynamic = {"version", "description", "dependencies", "optional-dependencies", "scripts"}
     assert dynamic <= set(project["project"]["dynamic"])
     assert project["tool"]["nbdev"]["lib_path"] == settings["lib_name"]
+    version = re.escape(settings["version"])
+    assert re.search(rf"^version: {version}$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    newest = re.search(r"^## .+", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert newest and re.fullmatch(rf"## {version}, \d{{4}}-\d\d-\d\d|## Unreleased \({version}\)", newest[0])
 
 
 def test_installed_requirements_are_those_of_settings():
