@@ -16,7 +16,7 @@ NAME = r"[\w.-]+/[\w-]+(?:\.[\w-]+)*"
 RULES = [
     (rf"(colab\.research\.google\.com/github/){NAME}/blob/[\w.-]+/", rf"\g<1>{ours}/blob/{branch}/"),
     (rf"(git\+https://github\.com/){NAME}", rf"\g<1>{ours}"),
-    (rf"(git clone https://github\.com/){NAME}", rf"\g<1>{ours}"),
+    (rf"(git clone https://github\.com/){NAME}(\s+(?:&& )?cd )[\w.-]+", rf"\g<1>{ours}\g<2>{cfg['repo']}"),
     (rf"(https://github\.com/){NAME}(/actions/workflows/ci\.yml)", rf"\g<1>{ours}\g<2>"),
     (rf"(repository-code: https://github\.com/){NAME}", rf"\g<1>{ours}"),
     (rf"(README\]\(https://github\.com/){NAME}", rf"\g<1>{ours}"),
