@@ -37,7 +37,7 @@ setup(
     license=cfg["license"],
     url=f"https://github.com/{cfg['user']}/{cfg['repo']}",
     classifiers=[
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {python}" for python in ("3", "3.11", "3.12", "3.13", "3.14")),
         "Intended Audience :: Education",
         "Intended Audience :: Developers",
         "Typing :: Typed",
