@@ -1,12 +1,13 @@
 # make demo: train a GPT on tales and read what it writes.     make test: everything that CI runs.
 # make fuzz: hostile flags, files and folders, many more than in make test.
 # make docs: the site, in build/site.
+# make install-trials: the wheel, the sdist and the clone, each in a new environment (PYTHON=python3.14 for another Python).
 # make browser: every chapter in JupyterLab.     make colab: every chapter alone, in a Python without nanogpt.
 PYTHON ?= python3
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test docs fuzz browser colab env clean
+.PHONY: demo test docs fuzz install-trials browser colab env clean
 
 .venv/demo: settings.ini setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -44,6 +45,11 @@ docs: env
 
 fuzz: env
 	NANOGPT_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py
+
+install-trials:
+	rm -rf build/dist build/tools && $(PYTHON) -m venv build/tools && build/tools/bin/pip install --quiet build
+	build/tools/bin/python -m build --outdir build/dist
+	build/tools/bin/python scripts/install_trials.py build/dist/* .
 
 browser: env
 	NANOGPT_BROWSER=all $(BIN)/python -m pytest tests/browser

@@ -37,7 +37,7 @@ setup(
     license=cfg["license"],
     url=f"https://github.com/{cfg['user']}/{cfg['repo']}",
     classifiers=[
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {python}" for python in ("3", "3.11", "3.12", "3.13", "3.14")),
         "Intended Audience :: Education",
         "Intended Audience :: Developers",
         "Typing :: Typed",
@@ -45,6 +45,7 @@ setup(
     cmdclass={"build_py": WithChapters},
     packages=find_packages(include=["nanogpt", "nanogpt.*"]),
     package_data={"nanogpt": ["py.typed", "page/*"]},
+    include_package_data=False,  # only those, not all that MANIFEST.in names
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -152,7 +152,7 @@ def bench_prepare(
     size = measured["tiktoken encode_ordinary_batch"][0][1] / 1e6
     _, parent, worker = map(max, zip(*measured["prepare"]))
     peak = f"{parent:,.0f} MB in the parent process"
-    peak += f", {worker:,.0f} MB in the largest worker" * (worker > 0)
+    peak += f", {worker:,.0f} MB in the largest worker" * (workers > 1)
     title = f"{size:,.0f} MB of Python with {tokenizer}, {workers} worker{'s' * (workers > 1)}"
     return [Benchmark(title, "MB", to_rows(seconds, size), {"peak memory of prepare": peak})]
 

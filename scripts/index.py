@@ -13,6 +13,12 @@ from badges import rewrite, root
 
 chapters = sorted((root / "nbs").glob("[0-9]*.ipynb"))
 OPTIONAL = ("06_modern", "11_distributed", "13_hub", "15_reward", "16_inside", "17_scaling", "18_bench")
+FIRST = {
+    "title (# N · Name)": r"^# ([^\n]+)",
+    "promise (> …)": r"^> ([^\n]+)",
+    "time (**Time:** … .)": r"\*\*Time:\*\* (?:about )?(.+?)\.",
+    "link to Colab": r"\((https://colab[^)]+)\)",
+}  # what a chapter's first cell must have
 DFN = re.compile(r"<dfn>(.+?)</dfn>")
 SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?]\)))(?<!\bal\.)(?<!\be\.g\.)\s+(?=[A-Z*<$`(\d])")
 
@@ -92,10 +98,10 @@ def table(folder: str) -> str:
     lines = ["| chapter | what you do | time | |", "| --- | --- | --- | --- |"]
     for path in chapters:
         first = "".join(cells(path)[0]["source"])
-        title = re.search(r"^# (.+)", first)[1]
-        promise = re.search(r"^> (.+)", first, re.M)[1]
-        time = " ".join(re.search(r"\*\*Time:\*\* (?:about )?(.+?)\.", first, re.S)[1].split())
-        colab = re.search(r"\((https://colab[^)]+)\)", first)[1]
+        parts = {name: re.search(pattern, first, re.M | re.S) for name, pattern in FIRST.items()}
+        if missing := [name for name, part in parts.items() if not part]:
+            sys.exit(f"nbs/{path.name}: the first cell has no {', no '.join(missing)}")
+        title, promise, time, colab = (" ".join(part[1].split()) for part in parts.values() if part)
         mark = "optional" if path.stem in OPTIONAL else "core"
         lines.append(
             f"| [{title}]({folder}{path.name}) | {promise} | {time} | {mark} · [Colab]({colab}) |"

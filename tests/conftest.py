@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -18,6 +19,21 @@ from nanogpt.prepare import prepare
 from nanogpt.recipe import TrainConfig, config_from_dict
 from nanogpt.start import Run
 from nanogpt.tokenizer import CharTokenizer
+
+root = Path(__file__).parent.parent
+
+
+def copy_clone(folder: Path) -> set[str]:
+    "Copy this clone as it is now, without what git ignores; returns the files' names."
+    if not shutil.which("git") or not (root / ".git").exists():
+        pytest.skip("needs git, and a clone")
+    list_files = ["git", "ls-files", "-coz", "--exclude-standard"]
+    listed = subprocess.check_output(list_files, cwd=root, encoding="utf-8").split("\0")
+    names = {name for name in listed if (root / name).is_file()}
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, folder / name)
+    return names
 
 
 def replace(config: TrainConfig, **changes) -> TrainConfig:

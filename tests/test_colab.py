@@ -6,7 +6,6 @@ them by `make colab` (NANOGPT_COLAB=all).
 """
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,14 +15,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import copy_clone, root
 from packaging.requirements import Requirement
 
-root = Path(__file__).parent.parent
 ALL = sorted(path.stem for path in (root / "nbs").glob("[0-9]*.ipynb"))
 CHAPTERS = ALL if os.environ.get("NANOGPT_COLAB") == "all" else ["01_tokenizer", "03_data"]
 RUN = "import sys; from nbclient.cli import main; sys.argv[1:] = ['--inplace', '--timeout=600', sys.argv[1]]; main()"
 ADDRESS = re.compile(r'"git\+(https://[^"]+)"')
-pytestmark = pytest.mark.skipif(sys.platform == "win32" or not shutil.which("git"), reason="needs git and links")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links")
 
 
 def with_requirements(names: list[str]) -> set[str]:
@@ -55,10 +54,7 @@ def python(tmp_path_factory) -> Path:
 def environment(tmp_path_factory) -> dict[str, str]:
     "In which git finds this repository, as it is in the folder, at GitHub's address."
     copy, git = tmp_path_factory.mktemp("github"), ["git", "-c", "user.name=x", "-c", "user.email=x"]
-    listed = subprocess.check_output([*git, "ls-files", "-coz", "--exclude-standard"], cwd=root, encoding="utf-8")
-    for name in filter(None, listed.split("\0")):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, copy / name)
+    copy_clone(copy)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *command], cwd=copy, check=True)
     address = ADDRESS.search((root / "nbs" / "01_tokenizer.ipynb").read_text(encoding="utf-8").replace("\\", ""))[1]

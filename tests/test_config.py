@@ -95,7 +95,7 @@ def test_python_is_never_run(write, tmp_path):
     path = write("run.py", f"x: {leave} = 1\n")
     assert read_config(path) == {"x": 1}, "an annotation is of no account"
     assert not (tmp_path / "ran").exists()
-    exec((tmp_path / path).read_text(encoding="utf-8"), {})
+    exec(f"{leave}.close()", {})
     assert (tmp_path / "ran").exists(), "the lines do what this test says"
 
 
@@ -179,7 +179,7 @@ def test_a_literal_is_read_as_it_was_written(tmp_path_factory, name, value):
         ("run.yaml", "a: 1\na: 2\n", "run.yaml: a is set twice; keep one of them"),
         ("run.yaml", "- 1\n", "run.yaml holds a list; write a table of names and values"),
         ("run.yaml", "a: \x01\n", "run.yaml: unacceptable character #x0001: .*"),
-        ("run.yaml", "a: 2024-13-45\n", "run.yaml: month must be in 1..12"),
+        ("run.yaml", "a: 2024-13-45\n", "run.yaml: month must be in 1..12.*"),
         ("run.py", "a = 1\nb = [\n", r"run\.py, line 2: .*\[.*"),
         ("run.py", "a = 1\0\n", "run.py, line 1: .*null bytes"),
         (

@@ -315,7 +315,7 @@ def test_a_file_that_was_cut_short_is_named(folder, tmp_path, name, kept):
             r"line 3 cannot be read as JSON \(Expecting ',' delimiter: column 18 .*; mend the line",
         ),
         (b'{"text": "no e', r"line 3 cannot be read as JSON \(Unterminated string starting at: column 10 "),
-        (b"[" * 200_000, r"f.jsonl, line 3 cannot be read as JSON \(maximum recursion depth exceeded"),
+        (b"[" * 200_000, r"f.jsonl, line 3 cannot be read as JSON \((maximum recursion depth exceeded|Stack overflow)"),
         (b'{"n": ' + b"9" * 5000 + b"}", "line 3 cannot be read as JSON .Exceeds the limit .*; mend the"),
         (b'{"text": ' + b"9" * 400 + b"}", "line 3: column 'text' holds int, not text; name another column"),
         (b'["text"]', "line 3 is a list, no object with columns"),

@@ -1,5 +1,6 @@
 """Every exercise has a solution, and tells those who err where they err. The wrong answers are in `mutants`."""
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def assert_asked_and_solved(ours: list[str], asked: str, solved: str):
     assert re.findall(r"^assert check\.(\w+)\(", code_of(root / "nbs" / "solutions" / solved), re.M) == ours
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 words some errors otherwise")
 def test_the_table_of_mistakes_is_up_to_date():
     assert table.read_text(encoding="utf-8") == mistakes_as_text(), "run python tests/test_exercises.py"
 

@@ -1,30 +1,29 @@
 """settings.ini is the one home of the metadata; the package is light, documented, and needs none of its tools."""
 import ast
 import inspect
-import os
 import pickle
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from configparser import ConfigParser
 from importlib import import_module
 from importlib.metadata import metadata, requires
-from pathlib import Path
 
 import pytest
+from conftest import copy_clone, root
 
 import nanogpt
 from nanogpt._docstrings import PRAGMA, documented, public_functions, without_docstrings
 
-root = Path(__file__).parent.parent
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_the_three_files_agree():
+def test_the_files_agree():
     assert project["project"]["name"] == settings["lib_name"] == metadata("nanogpt")["Name"]
     python = f">={settings['min_python']}"
     assert project["project"]["requires-python"] == python == metadata("nanogpt")["Requires-Python"]
@@ -33,6 +32,10 @@ def test_the_three_files_agree():
     dynamic = {"version", "description", "dependencies", "optional-dependencies", "scripts"}
     assert dynamic <= set(project["project"]["dynamic"])
     assert project["tool"]["nbdev"]["lib_path"] == settings["lib_name"]
+    version = re.escape(settings["version"])
+    assert re.search(rf"^version: {version}$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    newest = re.search(r"^## .+", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert newest and re.fullmatch(rf"## {version}, \d{{4}}-\d\d-\d\d|## Unreleased \({version}\)", newest[0])
 
 
 def test_installed_requirements_are_those_of_settings():
@@ -252,19 +255,16 @@ def test_the_package_has_docstrings_and_one_style_of_imports():
             assert not comments, f"{path.name}: {node.name} has a signature that the export cannot read"
 
 
-def test_the_wheel_brings_the_chapters_and_the_page(tmp_path):
-    build = [sys.executable, "setup.py", "--quiet", "build", "--build-base", tmp_path, "--build-lib", tmp_path / "lib"]
-    subprocess.run(build, cwd=root, check=True, capture_output=True)
-    command = [sys.executable, "-m", "nanogpt", "course", "mine", "--no-lab"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")}, capture_output=True, text=True
-    )
-    theirs = {path.relative_to(root / "nbs") for path in (root / "nbs").rglob("[!.]*.ipynb")}
-    copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*.ipynb")}
-    assert (tmp_path / "lib/nanogpt/chapters").exists() and copied == theirs, done.stderr
-    assert done.stdout == f"mine: {len(theirs)} new notebooks; begin with index.ipynb\n"
-    page = [{path.name for path in (folder / "nanogpt/page").iterdir()} for folder in (root, tmp_path / "lib")]
-    assert page[0] == page[1] > {"explain.html", "gpt.js"}, "what `nanogpt explain` makes its page of"
+def test_the_sdist_has_all_and_its_wheel_works_elsewhere(tmp_path):
+    names, dist = copy_clone(tmp_path / "clone"), tmp_path / "dist"
+    build = ["-m", "build", "--no-isolation", "--outdir", dist, tmp_path / "clone"]  # the sdist, and from it the wheel
+    subprocess.run([sys.executable, *build], check=True, capture_output=True)
+    [sdist], [wheel] = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    packed = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    assert not [name for name in names - packed if not name.startswith((".github/", ".ci/"))]
+    trial = [sys.executable, root / "scripts/install_trials.py", "--here", wheel]
+    done = subprocess.run(trial, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0 and "installs and works" in done.stdout, done.stdout + done.stderr
 
 
 def test_readme_imports_what_is_there():
