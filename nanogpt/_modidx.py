@@ -671,6 +671,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'nanogpt.files.checked': ('tools/files.html#checked', 'nanogpt/files.py'),
                                'nanogpt.files.own_folder': ('tools/files.html#own_folder', 'nanogpt/files.py'),
                                'nanogpt.files.read_json': ('tools/files.html#read_json', 'nanogpt/files.py'),
+                               'nanogpt.files.read_jsonl': ('tools/files.html#read_jsonl', 'nanogpt/files.py'),
                                'nanogpt.files.read_text': ('tools/files.html#read_text', 'nanogpt/files.py'),
                                'nanogpt.files.sha256_of': ('tools/files.html#sha256_of', 'nanogpt/files.py'),
                                'nanogpt.files.write_json': ('tools/files.html#write_json', 'nanogpt/files.py')},

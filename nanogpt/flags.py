@@ -173,7 +173,7 @@ def parse_run(args: list[str], command: str, description: str | None = None) -> 
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     args = [arg.replace("_", "-") if arg.startswith("--") else arg for arg in args]
     preset, given = args[0] if args and not args[0].startswith("-") else "", dict(pairwise(args))
-    for at in [at for at, pair in enumerate(pairwise(args)) if pair == ("--batch-size", "auto")]:
+    for at in reversed([at for at, pair in enumerate(pairwise(args)) if pair == ("--batch-size", "auto")]):
         args[at : at + 2] = ["--auto-batch"]
     file, corpus, help = given.get("--config"), given.get("--corpus"), {"-h", "--help"} & {*args}
     if not (preset or file or corpus or help):

@@ -273,9 +273,10 @@ def load(
         in eval mode; None where the model brings no tokenizer that can be read"""
     where = pick_device(str(device or "auto"))
     dtype = pick_dtype(where, dtype or "float32") if isinstance(dtype, str | None) else dtype
-    model, checkpoint = load_model(path_or_name, dtype=dtype)
+    path = find_model(path_or_name)
+    model, checkpoint = load_model(path, dtype=dtype)
     try:
-        tokenizer = tokenizer_of(path_or_name, checkpoint)
+        tokenizer = tokenizer_of(path, checkpoint)
     except (ValueError, FileNotFoundError, ImportError):
         tokenizer = None
     return model.to(where, dtype), tokenizer

@@ -15,7 +15,7 @@ from conftest import TINY_FLAGS
 from nanogpt.budget import human_time
 from nanogpt.cli import COMMANDS, main
 from nanogpt.config import GPTConfig
-from nanogpt.flags import GROUPS, comments, in_flags
+from nanogpt.flags import GROUPS, comments, in_flags, parse_run
 from nanogpt.recipe import TrainConfig
 
 OFFLINE = {
@@ -526,6 +526,10 @@ def test_a_configuration_of_nanogpt_is_read_and_not_run(trained, nanogpt, tmp_pa
 def test_bad_configuration_files_are_one_line(name, text, message, nanogpt, tmp_path):
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert message in failure(nanogpt("train", "demo", "--config", name))
+
+
+def test_batch_size_auto_may_be_said_twice():
+    assert parse_run(["demo", *["--batch-size", "auto"] * 2, "--max-iters", "7"], "train").auto_batch
 
 
 def test_batch_size_auto_keeps_the_windows_of_an_iteration(trained, nanogpt):

@@ -471,11 +471,13 @@ def test_the_hub_gives_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     for source in ("owner/some-model.v2@abc", "hf:owner/name", "hf:distilgpt2@v1", "gpt2"):
         assert_same_logits(load_model(source)[0], theirs)
+    load("gpt2", "cpu")
     assert asked == [
         ("owner/some-model.v2", "abc"),
         ("owner/name", None),
         ("distilgpt2", "v1"),
         ("gpt2", None),
+        ("gpt2", None),  # once, for the model and its tokenizer
     ]
 
 
