@@ -369,7 +369,7 @@ def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _copy(weights: Iterable[Tensor], average: Sequence[Tensor]):
-    for mean, weight in zip(average, weights, strict=bool(average)):
+    for mean, weight in zip(average, weights, strict=True):
         mean.copy_(weight.view_as(mean))  # which refuses another shape
 
 
@@ -382,14 +382,14 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
     average, parts = list(run.average.module.parameters()) if run.average else [], bool(path and path.is_dir())
     try:
         checked(checkpoint, Resumable, path or "it")
-        if not parts and is_sharded(run.model):
-            raise ValueError(f"{path} is of a run with strategy='ddp'; go on with that")
         if not parts:
+            if is_sharded(run.model):
+                raise ValueError(f"{path} is of a run with strategy='ddp'; go on with that")
             check_moments(run.optimizer, checkpoint["optimizer"]["state"])
             groups = run.optimizer.state_dict()["param_groups"]
             run.optimizer.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": groups})
-        if average and not parts:
-            _copy(checkpoint["average"] or run.model.parameters(), average)
+            if average:
+                _copy(checkpoint["average"] or run.model.parameters(), average)
         for name in PROGRESS:
             setattr(run, name, checkpoint["progress"][name])
         if checkpoint["scaler"]:  # of a float16 run; others keep no scale
@@ -404,8 +404,8 @@ def restore(run: Run, checkpoint: dict, path: Path | None = None):
         raise ValueError(f"the checkpoint cannot be resumed: {error}; {weights}") from None
     if parts:
         load_sharded(str(path), checkpoint, run.model, run.optimizer, _named(average) if checkpoint["average"] else {})
-    if parts and not checkpoint["average"]:
-        _copy(run.model.parameters(), average)
+        if average and not checkpoint["average"]:
+            _copy(run.model.parameters(), average)
     run.resumed, run.iter_num, run.best_val_loss = True, checkpoint["iter_num"], checkpoint["best_val_loss"]
 
 
