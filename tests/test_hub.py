@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Intruder
 from safetensors.torch import load_file, save_file
 
 from nanogpt.bpe import train_bpe
@@ -442,11 +443,6 @@ def test_truncation_is_named_at_every_length(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="model.safetensors is damaged or cut short"):
             model_from_huggingface(tmp_path)
-
-
-class Intruder:
-    def __reduce__(self):
-        return (os.mkdir, ("intruded",))
 
 
 def test_pickles_are_never_read(tmp_path, monkeypatch):
