@@ -200,12 +200,11 @@ def reply(
     pieces = stream(model, tokenizer, ids, max_new_tokens, generator, stop, **sampling)
 
     def answer() -> Iterator[str]:
-        began = False
         for piece in pieces:
-            piece = piece if began else piece.lstrip()
-            began = began or bool(piece)
-            if piece:
+            if piece := piece.lstrip():
                 yield piece
+                break
+        yield from pieces
 
     return answer()
 

@@ -101,8 +101,9 @@ class Sample:
         for first, *more in rows:  # the first text while it is written, the others when all are done
             print(first, end="", flush=True)
             others = [text + piece for text, piece in zip(others, more)]
-        for text in ["", *(prompt + text for text in others)]:
-            print(text + "\n" + "-" * 16)
+        print("\n" + "-" * 16)
+        for text in others:
+            print(prompt + text + "\n" + "-" * 16)
 
 # %% ../nbs/tools/inference.ipynb #1fe0000c
 @command
