@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from nanogpt.config import Count, Positive
-from nanogpt.files import atomic_write, read_json, write_json
-from nanogpt.layouts import config_to_huggingface, huggingface_layout
+from nanogpt.files import check_own, read_json, write_json
+from nanogpt.layouts import config_to_huggingface, huggingface_layout, read_safetensors, write_safetensors
 from nanogpt.lora import LoRALinear
 from nanogpt.model import GPT
 
@@ -35,18 +33,15 @@ def save_adapter(model: GPT, folder: str | Path, base: str | None = None):
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
     if not layers:
         raise ValueError("the model has no adapters; train it with lora_rank, or export all of it")
-    there = sorted(path.name for path in folder.glob("[!.]*"))
-    if there and CONFIG not in there:
-        raise ValueError(f"{folder} holds {there[0]} and no adapter; name an empty folder, or a new one")
+    check_own(folder, "adapter", CONFIG)
     kind, layout = config_to_huggingface(model.config)["model_type"], huggingface_layout(model.config)
     tensors = {}
     for name, layer in layers.items():
         for piece in layout[f"{name}.weight"]:
             theirs = "base_model.model." + piece.name.removesuffix(".weight")
-            tensors[f"{theirs}.lora_A.weight"] = layer.lora_A.detach().cpu().clone()
-            tensors[f"{theirs}.lora_B.weight"] = layer.lora_B[piece.start : piece.stop].detach().cpu().contiguous()
-    with atomic_write(folder / WEIGHTS, "wb") as file:
-        file.write(save(tensors, {"format": "pt"}))
+            tensors[f"{theirs}.lora_A.weight"] = layer.lora_A.clone()
+            tensors[f"{theirs}.lora_B.weight"] = layer.lora_B[piece.start : piece.stop]
+    write_safetensors(folder / WEIGHTS, tensors)
     rank = len(layer.lora_A)
     settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "bias": "none"}
     settings |= {"r": rank, "lora_alpha": layer.scale * rank, "lora_dropout": 0.0, "inference_mode": True}
@@ -95,10 +90,7 @@ def merge_adapter(model: GPT, folder: Path):
         if (value := settings.get(name)) is not None and value not in accepted:
             wrong = f"{name} is {value!r}, which nanogpt does not compute"
             raise ValueError(f"{folder / CONFIG}: {wrong}; it adds plain LoRA")
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged or cut short ({error}); fetch it again") from None
+    tensors = read_safetensors(folder / WEIGHTS)
     rank = settings.get("r", 8)  # as there
     scale = settings.get("lora_alpha", 8) / (rank**0.5 if settings.get("use_rslora") else rank)
     state, found = model.state_dict(), len(tensors)

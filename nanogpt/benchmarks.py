@@ -39,6 +39,7 @@ from nanogpt.config import GPTConfig
 from nanogpt.corpus import Corpus, python_stdlib, shakespeare
 from nanogpt.crawl import bench_data_ladder
 from nanogpt.decode import to_int8
+from nanogpt.files import library
 from nanogpt.grid import bench_scaling_laws
 from nanogpt.hub import save_pretrained
 from nanogpt.ladder import bench_ladder
@@ -63,14 +64,10 @@ def some_text() -> str:
 
 def _huggingface_trainer(vocab_size: int) -> Callable[[str], Any]:
     "A function that learns merges from a text as `train_bpe` does, with Hugging Face's library."
-    try:
-        from tokenizers import ByteLevelBPETokenizer
-    except ImportError:
-        needs = "the benchmark of byte-pair encoding needs tokenizers; run `pip install 'nanogpt[hf]'`"
-        raise ImportError(needs) from None
+    tokenizers = library("tokenizers", "hf", "the benchmark of byte-pair encoding needs tokenizers")
 
-    def train(text: str) -> ByteLevelBPETokenizer:
-        tokenizer = ByteLevelBPETokenizer()
+    def train(text: str) -> Any:
+        tokenizer = tokenizers.ByteLevelBPETokenizer()
         tokenizer.train_from_iterator([text], vocab_size, min_frequency=0, show_progress=False)
         return tokenizer
 
@@ -159,17 +156,12 @@ def bench_prepare(
 # %% ../nbs/tools/benchmarks.ipynb #374f7539
 def _in_transformers(model: GPT, idx: torch.Tensor, new_tokens: int) -> Callable[[], torch.Tensor]:
     "Greedy text with the same weights by Hugging Face's library."
-    try:
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-    except ImportError:
-        needs = "the benchmark of decoding needs transformers; run `pip install 'nanogpt[hf]'`"
-        raise ImportError(needs) from None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers = library("transformers", "hf", "the benchmark of decoding needs transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder)
-        theirs: Any = AutoModelForCausalLM.from_pretrained(folder)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
     options = {"attention_mask": torch.ones_like(idx), "do_sample": False, "pad_token_id": 0}
     return partial(theirs.generate, idx, **length, **options)

@@ -19,7 +19,7 @@ from torch import nn
 
 from nanogpt.data import TokenDataset
 from nanogpt.decode import context_size
-from nanogpt.files import read_text
+from nanogpt.files import read_jsonl
 from nanogpt.sample import stream
 from nanogpt.tokenizer import Tokenizer
 
@@ -103,17 +103,11 @@ def is_chat_file(path: str | Path) -> bool:
 def read_chats(path: str | Path) -> list[list[dict[str, str]]]:
     "The messages of each line. Raises ValueError that names the line for what is no chat, or has no answer."
     chats = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):  # splitlines() would cut at other characters too
-        if not line.strip():
-            continue
-        try:
-            chat = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} cannot be read as JSON ({error})") from None
+    for where, chat in read_jsonl(path):
         messages = chat.get("messages", []) if isinstance(chat, dict) else []
-        check_messages(messages, f"{path}, line {number}")
+        check_messages(messages, where)
         if messages[-1]["role"] != "assistant":
-            raise ValueError(f"{path}, line {number}: the last message must be the assistant's, to learn from")
+            raise ValueError(f"{where}: the last message must be the assistant's, to learn from")
         chats.append(messages)
     return chats
 
@@ -206,12 +200,11 @@ def reply(
     pieces = stream(model, tokenizer, ids, max_new_tokens, generator, stop, **sampling)
 
     def answer() -> Iterator[str]:
-        began = False
         for piece in pieces:
-            piece = piece if began else piece.lstrip()
-            began = began or bool(piece)
-            if piece:
+            if piece := piece.lstrip():
                 yield piece
+                break
+        yield from pieces
 
     return answer()
 

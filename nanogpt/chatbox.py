@@ -28,7 +28,8 @@ class ChatBox:
         self.said, self.state, self.text = HTML(), HTML(), Text(placeholder="Ask something, then press Enter")
         self.stop_button = Button(description="Stop", disabled=True)
         self.again_button = Button(description="Regenerate")
-        self.temperature = FloatSlider(chat.sampling.get("temperature", 1.0), min=0, max=2, description="temperature")
+        warmth = chat.sampling.get("temperature", 1.0)
+        self.temperature = FloatSlider(warmth, min=0, max=max(2, warmth), description="temperature")
         self.text.layout.width, self.temperature.style.description_width = "98%", "initial"
         self.text.on_msg(lambda _, message, __: self.send() if message.get("event") == "submit" else None)  # Enter
         self.stop_button.on_click(self.stop)
@@ -56,7 +57,7 @@ class ChatBox:
         self.chat.sampling["temperature"] = self.temperature.value
         try:
             pieces = ask(*question)
-        except ValueError as error:
+        except Exception as error:  # nobody else would see it
             self.state.value = escape(str(error))
             return False
         self.stopped.clear()
@@ -76,7 +77,7 @@ class ChatBox:
                     drawn = time.perf_counter()
             tokens = len(self.chat.tokenizer.encode(self.chat.messages[-1]["content"]))
             self.state.value = f"{tokens / (time.perf_counter() - begin):,.0f} tokens/s"
-        except Exception as error:  # nobody else would see it
+        except Exception as error:
             self.state.value = escape(str(error))
         finally:
             self.draw()

@@ -67,8 +67,8 @@ class Checkpoint(TypedDict):
     parts: NotRequired[dict[str, str]]  # of a sharded run: file -> SHA-256
 
 
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a checkpoint to `device`, checking it first and running no code from it (`weights_only=True`).
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint to the CPU, checking it first and running no code from it (`weights_only=True`).
 
     Raises FileNotFoundError, or ValueError when the file is damaged, holds code, or is not a checkpoint.
     """
@@ -76,7 +76,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise FileNotFoundError(f"no checkpoint at {path}")
     _check_archive(path)
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         found = "something other than tensors and plain values"
         raise ValueError(f"{path} holds {found}; it was not loaded") from None

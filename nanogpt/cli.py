@@ -28,7 +28,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from nanogpt.config import Count, GPT2_SIZES, GPTConfig, Positive
 from nanogpt.course import Course
 from nanogpt.files import SafeStream, read_json
-from nanogpt.flags import command, explain, in_flags, parse, parse_run, run_flags
+from nanogpt.flags import command, in_flags, message_of, parse, parse_run, run_flags
 from nanogpt.inference import Eval, Explain, Export, Sample
 from nanogpt.recipe import PRESETS, TrainConfig, config_from_dict, data_path, get_preset
 from nanogpt.serve import Serve
@@ -60,7 +60,7 @@ class Demo:
     def __call__(self):
         import torch
 
-        from nanogpt.explain import explain as explain_model
+        from nanogpt.explain import explain
         from nanogpt.report import reference_of
         from nanogpt.sample import sample_text, score_samples
         from nanogpt.train import train
@@ -84,7 +84,7 @@ class Demo:
         print(f"consistent tales       {scores['consistent']:.0%} of {count}")
         print(f"training               {last['seconds']:.0f} s, {last['tokens_per_s']:,} tokens/s")
         print(f"curves                 {plot_run(result.metrics, result.floor, result.out_dir)}")
-        page = explain_model(model, tokenizer, tales=True).save(Path(result.out_dir) / "explain.html")
+        page = explain(model, tokenizer, tales=True).save(Path(result.out_dir) / "explain.html")
         print(f"look inside            {page}: open it in a browser")
 
 # %% ../nbs/tools/cli.ipynb #bdd54edd
@@ -313,7 +313,7 @@ def main(args: list[str] | None = None) -> int:
         except Exception as error:
             if os.environ.get("NANOGPT_DEBUG"):
                 raise
-            say("error", explain(error))
+            say("error", message_of(error))
             return 1
         finally:
             try:

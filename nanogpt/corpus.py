@@ -10,7 +10,6 @@ __all__ = ['END_OF_TEXT', 'HF_DATASETS', 'Corpus', 'tales', 'text_files', 'downl
 import gzip
 import hashlib
 import http.client
-import importlib
 import io
 import json
 import math
@@ -30,7 +29,7 @@ from itertools import chain
 from pathlib import Path
 
 from nanogpt.cuts import decode_utf8
-from nanogpt.files import atomic_write, cache_dir, sha256_of
+from nanogpt.files import atomic_write, cache_dir, library, sha256_of
 from nanogpt.tales import TALES, generate_text, measure
 
 # %% ../nbs/tools/corpus.ipynb #09398c2d
@@ -63,14 +62,6 @@ def tales(count: int = 20_000, seed: int = 0) -> Corpus:
     return Corpus("tales", documents, "\n", floor, source, round(count * stats.mean_length))
 
 # %% ../nbs/tools/corpus.ipynb #50a4f027
-def _library(name: str):
-    "A library that comes with `nanogpt[hf]`."
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ImportError(f"this corpus needs {name}; run `pip install 'nanogpt[hf]'`") from None
-
-
 def _read_bytes(path: Path) -> Iterator[bytes]:
     "A file in pieces, decompressed if its name ends in .gz or .zst. Raises ValueError for a damaged file."
     suffix = path.suffix.lower()
@@ -84,7 +75,7 @@ def _read_bytes(path: Path) -> Iterator[bytes]:
 # %% ../nbs/tools/corpus.ipynb #9a0a8e3f
 def _unpack_zstd(pieces: Iterable[bytes]) -> Iterator[bytes]:
     "Decompress Zstandard frames. Unlike zstandard's own file reader, this notices when the last one is cut off."
-    zstandard, frame = _library("zstandard"), None
+    zstandard, frame = library("zstandard", "hf", "this corpus needs zstandard"), None
     for data in pieces:
         while data:
             frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
@@ -165,7 +156,7 @@ def _read_jsonl(path: Path, column: str, errors: str) -> Iterator[str]:
 # %% ../nbs/tools/corpus.ipynb #30ecb8e8
 def _read_parquet(path: Path, column: str, errors: str) -> Iterator[str]:
     "The texts of one column, with a thousand rows in memory at a time."
-    pyarrow = _library("pyarrow")
+    pyarrow = library("pyarrow", "hf", "this corpus needs pyarrow")
     from pyarrow.parquet import ParquetFile
 
     try:
@@ -361,7 +352,7 @@ def hf_dataset(repo: str, column: str = "text", split: str = "train", subset: st
 # %% ../nbs/tools/corpus.ipynb #5184911e
 def _stream_rows(name: str, config: str | None, split: str, revision: str | None) -> Iterator[dict]:
     "The rows of a data set. An error is one line that says what to do."
-    datasets = _library("datasets")
+    datasets = library("datasets", "hf", "this corpus needs datasets")
     try:
         yield from datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
     except Exception as error:  # of datasets, huggingface_hub, or the HTTP library below them

@@ -113,7 +113,7 @@ def explain(
     shape = {name: getattr(model.config, name) for name in ("kv_heads", "head_size")}
     definition = dict(
         config=asdict(model.config) | shape | {"vocabulary": tokenizer.vocab_size},
-        tensors=tensors, tokenizer=described, text=text, parameters=model.num_params(), dtype="float16",
+        tensors=tensors, tokenizer=described, text=text, parameters=model.num_params(),
         grammar=describe_grammar(TALES) if tales else None,
     )  # fmt: skip
     folder = Path(nanogpt.__file__).parent / "page"

@@ -14,8 +14,6 @@ from typing import Annotated
 
 import torch
 from pydantic import StringConstraints
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -23,7 +21,7 @@ from nanogpt.adapters import base_of, is_adapter, merge_adapter
 from nanogpt.checkpoint import check_size, model_from_checkpoint, tokenizer_from_checkpoint
 from nanogpt.config import GPT2_SIZES, GPTConfig
 from nanogpt.device import pick_device, pick_dtype
-from nanogpt.files import atomic_write, read_json, write_json
+from nanogpt.files import check_own, library, read_json, write_json
 from nanogpt.huggingface import tokenizer_from_huggingface, tokenizer_to_huggingface
 from nanogpt.layouts import (
     Piece,
@@ -31,6 +29,8 @@ from nanogpt.layouts import (
     config_from_huggingface,
     config_to_huggingface,
     huggingface_layout,
+    read_safetensors,
+    write_safetensors,
 )
 from nanogpt.lora import merge_lora
 from nanogpt.model import GPT
@@ -57,10 +57,7 @@ def _read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no model.safetensors in {folder}, nor an index of shards")
     tensors = {}
     for file in sorted(files):
-        try:
-            tensors |= load_file(folder / file)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / file} is damaged or cut short ({error}); fetch it again") from None
+        tensors |= read_safetensors(folder / file)
     bare = not any(name.startswith(prefix) for name in tensors)  # a body alone, such as GPT-2's on the hub
     return {prefix + name if bare and name != "lm_head.weight" else name: t for name, t in tensors.items()}
 
@@ -110,9 +107,7 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: float)
     if len(shards) == 1:
         files = {"model.safetensors": tensors}
     for name, shard in files.items():
-        content = {key: tensor.cpu().contiguous() for key, tensor in shard.items()}
-        with atomic_write(folder / name, "wb") as file:
-            file.write(save(content, {"format": "pt"}))
+        write_safetensors(folder / name, shard)
     if len(shards) > 1:
         index = "model.safetensors.index.json"
         total = sum(tensor.nbytes for tensor in tensors.values())
@@ -154,10 +149,7 @@ def save_pretrained(
     folder, config = Path(folder), model.config
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes must be positive, or None for one file; got {shard_bytes}")
-    there = sorted(path.name for path in folder.glob("[!.]*"))
-    if there and not any(name.startswith("model.safetensors") for name in there):
-        fix = "name an empty folder, or a new one"
-        raise ValueError(f"{folder} holds {there[0]} and no model of this layout; {fix}")
+    check_own(folder, "model of this layout", "model.safetensors*")
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         sizes = f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size}"
         raise ValueError(f"{sizes}; save the tokenizer that it was trained with")
@@ -199,13 +191,9 @@ def find_model(source: str | Path) -> Path:
 # %% ../nbs/13_hub.ipynb #79cee80b
 def _download(name: str, revision: str | None) -> Path:
     "The folder that the hub's own library keeps for a name."
+    hub = library("huggingface_hub", "hf", f"{name} is not here, and `huggingface_hub` is not installed")
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        fix = "for models of the hub run `pip install 'nanogpt[hf]'`"
-        raise ImportError(f"{name} is not here, and `huggingface_hub` is not installed; {fix}") from None
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except Exception as error:  # of many types: those of huggingface_hub and the HTTP library below it
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
         page = f"check the name and its licence at https://huggingface.co/{name}"
@@ -273,9 +261,10 @@ def load(
         in eval mode; None where the model brings no tokenizer that can be read"""
     where = pick_device(str(device or "auto"))
     dtype = pick_dtype(where, dtype or "float32") if isinstance(dtype, str | None) else dtype
-    model, checkpoint = load_model(path_or_name, dtype=dtype)
+    path = find_model(path_or_name)
+    model, checkpoint = load_model(path, dtype=dtype)
     try:
-        tokenizer = tokenizer_of(path_or_name, checkpoint)
+        tokenizer = tokenizer_of(path, checkpoint)
     except (ValueError, FileNotFoundError, ImportError):
         tokenizer = None
     return model.to(where, dtype), tokenizer

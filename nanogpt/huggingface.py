@@ -17,13 +17,14 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from nanogpt.cuts import AllowedSpecial, GPT2_BOUNDARY, NOWHERE, check_ids, utf8
-from nanogpt.files import atomic_write, checked, read_json, read_text, write_json
+from nanogpt.files import atomic_write, checked, library, read_json, read_text, write_json
 from nanogpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, merge_piece
 
 # %% ../nbs/tools/huggingface.ipynb #9c8309fe
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [b for b in range(256) if b not in _VISIBLE]
 _CHARACTERS = {b: chr(b) for b in _VISIBLE} | {b: chr(0x100 + n) for n, b in enumerate(_OTHERS)}
+_BYTES = {character: b for b, character in _CHARACTERS.items()}
 
 
 def _written(token: bytes) -> str:
@@ -37,10 +38,10 @@ def bpe_from_gpt2(ids: dict[str, int], merges: list[str], path: str | Path) -> B
         ids: what vocab.json or encoder.json holds
         merges: the lines of merges.txt or vocab.bpe
         path: where they are from, for error messages"""
-    byte_of, pairs = {character: b for b, character in _CHARACTERS.items()}, []
+    pairs = []
     for line in filter(None, merges):
         try:
-            left, right = (bytes([byte_of[character] for character in token]) for token in line.split(" "))
+            left, right = (bytes([_BYTES[character] for character in token]) for token in line.split(" "))
         except (KeyError, ValueError):
             raise ValueError(f"{path}: a merge is two tokens and a space, not {line[:40]!r}") from None
         pairs.append((left, right))
@@ -91,8 +92,7 @@ def _token_bytes(
     decoder, vocab = content.get("decoder") or {}, content["model"].get("vocab")
     kinds = [one.get("type") for one in decoder.get("decoders", [decoder])]
     if "ByteLevel" in kinds and isinstance(vocab, dict):
-        byte_of = {character: b for b, character in _CHARACTERS.items()}
-        tokens = {i: bytes(map(byte_of.__getitem__, t)) for t, i in vocab.items() if byte_of.keys() >= set(t)}
+        tokens = {i: bytes([_BYTES[c] for c in t]) for t, i in vocab.items() if _BYTES.keys() >= set(t)}
     elif "ByteFallback" in kinds and isinstance(vocab, dict):
         tokens = {i: token.replace("▁", " ").encode() for token, i in vocab.items()}
         tokens |= {i: bytes.fromhex(token[3:5]) for token, i in vocab.items() if re.fullmatch("<0x[0-9A-F]{2}>", token)}
@@ -158,13 +158,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
 def _open(definition: str) -> Any:
     "Their tokenizer, which neither pads nor cuts off."
+    tokenizers = library("tokenizers", "hf", "this tokenizer.json is read by Hugging Face's `tokenizers`")
     try:
-        from tokenizers import Tokenizer as Core
-    except ImportError:
-        fix = "run `pip install 'nanogpt[hf]'`"
-        raise ImportError(f"this tokenizer.json is read by Hugging Face's `tokenizers`; {fix}") from None
-    try:
-        core = Core.from_str(definition)
+        core = tokenizers.Tokenizer.from_str(definition)
     except Exception as error:  # of no type of its own
         raise ValueError(f"`tokenizers` cannot read it ({error})") from None
     core.no_padding()

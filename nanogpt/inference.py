@@ -33,15 +33,16 @@ def load_all(
     Returns:
         a GPT on the device, in eval mode; its Tokenizer; its checkpoint, or nothing"""
     from nanogpt.device import pick_device, pick_dtype
-    from nanogpt.hub import load_model, tokenizer_of
+    from nanogpt.hub import find_model, load_model, tokenizer_of
     from nanogpt.vocab import get_tokenizer
 
     there = pick_device(device)
     wanted = pick_dtype(there, dtype)
-    model, checkpoint = load_model(source, dtype=wanted, merge=merge)
+    path = find_model(source)
+    model, checkpoint = load_model(path, dtype=wanted, merge=merge)
     if not tokenizer and checkpoint and "tokenizer" not in checkpoint:
         raise ValueError(f"{source} does not say which tokenizer it needs; name it, such as --tokenizer gpt2")
-    ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_of(source, checkpoint)
+    ours = get_tokenizer(tokenizer) if tokenizer else tokenizer_of(path, checkpoint)
     return model.to(there, wanted), ours, checkpoint
 
 # %% ../nbs/tools/inference.ipynb #3381f14c
@@ -100,8 +101,9 @@ class Sample:
         for first, *more in rows:  # the first text while it is written, the others when all are done
             print(first, end="", flush=True)
             others = [text + piece for text, piece in zip(others, more)]
-        for text in ["", *(prompt + text for text in others)]:
-            print(text + "\n" + "-" * 16)
+        print("\n" + "-" * 16)
+        for text in others:
+            print(prompt + text + "\n" + "-" * 16)
 
 # %% ../nbs/tools/inference.ipynb #1fe0000c
 @command

@@ -62,7 +62,6 @@ def obedience(
         return None
     prompts = [tokenizer.encode(render(chat[:-1], tokenizer, answer=True), "all") for chat in chats]
     room, generator = context_size(model) - max(map(len, prompts)), torch.Generator().manual_seed(seed)
-    answers = [""] * len(chats)
-    for pieces in stream_rows(model, tokenizer, prompts, 1, max(room, 1), generator, **sampling):
-        answers = [answer + piece for answer, piece in zip(answers, pieces)]
+    steps = stream_rows(model, tokenizer, prompts, 1, max(room, 1), generator, **sampling)
+    answers = ["".join(pieces) for pieces in zip(*steps)]
     return sum(map(obeys, answers, wanted)) / len(chats)

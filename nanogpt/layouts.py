@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'DEFAULTS', 'PARTS', 'ACCEPTED', 'GPT2_TRANSPOSED', 'LLAMA_NAMES', 'Settings',
-           'config_from_huggingface', 'config_to_huggingface', 'Piece', 'huggingface_layout', 'check_fit']
+           'config_from_huggingface', 'config_to_huggingface', 'Piece', 'huggingface_layout', 'check_fit',
+           'read_safetensors', 'write_safetensors']
 
 # %% ../nbs/tools/layouts.ipynb #5bebe800
 import re
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from nanogpt.config import GPTConfig
-from nanogpt.files import checked
+from nanogpt.files import atomic_write, checked
 from nanogpt.model import GPT
 
 # %% ../nbs/tools/layouts.ipynb #cf020b84
@@ -228,3 +231,18 @@ def check_fit(folder: Path, found: dict[str, Tensor], layout: dict[str, list[Pie
     if tied and head is not None and not torch.equal(head, found[embedding]):
         differ = f"lm_head.weight differs from {embedding}; set it to false if the output layer is right"
         raise ValueError(f"tie_word_embeddings is true in {folder / 'config.json'}, but {differ}")
+
+# %% ../nbs/tools/layouts.ipynb #0a323611
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    "Raises ValueError for a file that is damaged."
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from None
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor]):
+    "Write a file that transformers and peft read, atomically."
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path, "wb") as file:
+        file.write(save(content, {"format": "pt"}))

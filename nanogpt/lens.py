@@ -34,19 +34,18 @@ def lens_probabilities(model: GPT, ids: Tensor) -> dict[str, Tensor]:
     return {name: logit_lens(model, stream)[0].float().softmax(-1).cpu() for name, stream in streams.items()}
 
 # %% ../nbs/tools/lens.ipynb #a70c1991
-def show_stream(depths: dict[str, Tensor], tokens: Sequence[str], tokenizer: Tokenizer, best: int = 4) -> str:
-    """A table of what would be said next, depth by token. Point at a cell, or go to it with Tab, for the best few.
+def show_stream(depths: dict[str, Tensor], tokens: Sequence[str], tokenizer: Tokenizer) -> str:
+    """A table of what would be said next, depth by token. Point at a cell, or go to it with Tab, for the four best.
     Args:
         depths: of `lens_probabilities`
         tokens: T of them, as HTML
-        best: tokens to show where you point
     Returns:
         HTML"""
     rows = []
     for name, probabilities in reversed(depths.items()):
         cells = []
         for p in probabilities:
-            top, shares = p.topk(best).indices.tolist(), p.topk(best).values.tolist()
+            shares, top = (part.tolist() for part in p.topk(4))
             said = [token_html(tokenizer, i) for i in top]
             tip = "<br>".join(f"{token} {share:.0%}" for token, share in zip(said, shares))
             shade = f"background:hsl(210 90% 60%/{shares[0]:.2f})"
@@ -83,18 +82,18 @@ def plot_stream(depths: dict[str, Tensor], labels: Sequence[str], tokenizer: Tok
     return ax
 
 
-def explore_stream(model: GPT, tokenizer: Tokenizer, text: str, most: int = 20):
-    """The logit lens on a text of your choice: a table to point at, and a figure.
+def explore_stream(model: GPT, tokenizer: Tokenizer, text: str):
+    """The logit lens on the last 20 tokens of a text of your choice: a table to point at, and a figure.
     Args:
-        text: to begin with
-        most: tokens to draw, the last ones of the text"""
+        text: to begin with"""
     from ipywidgets import Text
 
     def draw(text: str) -> tuple[str, Axes]:
         ids = encode_prompt(model, tokenizer, text)[: model.config.block_size]
-        depths = {name: p[-most:] for name, p in lens_probabilities(model, torch.tensor(ids)).items()}
-        labels = [token_label(tokenizer, i) for i in ids[-most:]]
-        tokens = [token_html(tokenizer, i) for i in ids[-most:]]
+        depths = lens_probabilities(model, torch.tensor(ids))
+        depths = {name: p[-20:, : tokenizer.vocab_size] for name, p in depths.items()}  # models may have more ids
+        labels = [token_label(tokenizer, i) for i in ids[-20:]]
+        tokens = [token_html(tokenizer, i) for i in ids[-20:]]
         return show_stream(depths, tokens, tokenizer), plot_stream(depths, labels, tokenizer)
 
     explore(draw, text=Text(value=text))

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from nanogpt.budget import human_time
+from nanogpt.files import library
 from nanogpt.plot import COLOURS, plot_losses, set_style
 from nanogpt.start import Run
 
@@ -30,11 +31,8 @@ class TensorBoardLog:
         """
         Args:
             start: the iteration that a run resumes from: rows of later ones are hidden; 0 hides all"""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ImportError("logging to TensorBoard needs tensorboard; run `pip install 'nanogpt[log]'`") from None
-        self.writer = SummaryWriter(Path(out_dir) / "tensorboard", purge_step=start and start + 1)
+        tensorboard = library("torch.utils.tensorboard", "log", "logging to TensorBoard needs tensorboard")
+        self.writer = tensorboard.SummaryWriter(Path(out_dir) / "tensorboard", purge_step=start and start + 1)
 
     def __call__(self, row: dict):
         for name, value in _numbers(row, "iter", "tokens", "seconds").items():
@@ -54,10 +52,7 @@ class WandbLog:
             out_dir: keeps the run's id, so that a resumed run goes on in the same run of W&B
             name: "" lets W&B find one
             start: the iteration that a run resumes from; 0 makes a new run of W&B"""
-        try:
-            import wandb
-        except ImportError:
-            raise ImportError("logging to Weights & Biases needs wandb; run `pip install 'nanogpt[log]'`") from None
+        wandb = library("wandb", "log", "logging to Weights & Biases needs wandb")
         self.id_file, self.id = Path(out_dir) / "wandb_id.txt", secrets.token_hex(4)
         if start and self.id_file.exists():
             self.id = self.id_file.read_text(encoding="utf-8").strip()

@@ -218,10 +218,12 @@ SERIAL = 16  # tasks to do before starting processes: a small corpus never start
 def _encode_all(tasks: Iterator[list], tokenizer: Tokenizer, workers: int | None) -> Iterator[list]:
     "`_encode` of all tasks, in order; in several processes if there is enough to do."
     encode = partial(_encode, tokenizer=tokenizer)
-    serial = {None: SERIAL, 1: None}.get(workers, 0)
-    yield from map(encode, islice(tasks, serial))
-    for task in tasks:  # at most once: a pool is made only where there is more to do
-        yield from in_processes(encode, chain([task], tasks), workers)
+    if workers == 1:
+        yield from map(encode, tasks)
+        return
+    yield from map(encode, islice(tasks, 0 if workers else SERIAL))
+    if first := list(islice(tasks, 1)):  # a pool is made only where there is more to do
+        yield from in_processes(encode, chain(first, tasks), workers)
 
 # %% ../nbs/tools/prepare.ipynb #719e7a8f
 def _write_shards(

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # pydantic wants this one below Python 
 
 from nanogpt.config import CountOrZero
 from nanogpt.data import TokenDataset, all_batches
-from nanogpt.files import atomic_write, checked
+from nanogpt.files import atomic_write, checked, read_text
 from nanogpt.ranks import rank_and_size
 from nanogpt.recipe import PRESETS, TrainConfig
 from nanogpt.start import Run
@@ -130,7 +130,7 @@ def read_metrics(path: str | Path) -> list[dict]:
     Args:
         path: a metrics.jsonl, or the folder of a run"""
     path = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    *lines, _ = read_text(path).split("\n")
     try:
         return checked([json.loads(line) for line in lines], list[Row], path)
     except (json.JSONDecodeError, RecursionError) as error:

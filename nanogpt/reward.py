@@ -131,7 +131,6 @@ def reinforce_step(
     batch: int = 0,
     clip: float = 0.2,
     kl: float = 0.0,
-    grad_clip: float = 1.0,
 ) -> float:
     """Make texts with a positive advantage more probable, and those with a negative one less.
     Args:
@@ -150,7 +149,7 @@ def reinforce_step(
             new = token_logprobs(model, tokens[part], old.shape[1])
             loss = policy_loss(new, old[part], anchor[part], advantages[part], mask[part], clip, kl)
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
     return loss.item()

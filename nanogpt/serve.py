@@ -20,6 +20,7 @@ from pydantic import AliasChoices, BaseModel, Field, model_validator
 from tyro.conf import Positional
 
 from nanogpt.config import Count, NonNegative, Share
+from nanogpt.files import library
 from nanogpt.flags import command
 from nanogpt.inference import load_all
 
@@ -158,11 +159,7 @@ class Serve:
     tokenizer: str = ""  # gpt2, or a saved tokenizer, for a checkpoint that does not bring its own
 
     def __call__(self):
-        try:
-            import fastapi  # noqa: F401
-            import uvicorn
-        except ImportError:
-            raise ImportError("FastAPI and uvicorn are not both installed: pip install 'nanogpt[serve]'") from None
+        _, uvicorn = (library(one, "serve", "serving needs FastAPI and uvicorn") for one in ("fastapi", "uvicorn"))
         from nanogpt.decode import to_int8
 
         model, tokenizer, _ = load_all(self.run, self.device, self.tokenizer, self.dtype)

@@ -106,14 +106,11 @@ def seconds_to(line: float, curve: list[tuple[int, float, float]]) -> float | No
 OURS, PLAIN = "speedrun-cpu", "speedrun-cpu-plain"  # presets: the second one has no tables of n-grams
 
 
-def bench_time_to_loss(
-    nanogpt_dir: str = "", rounds: int = 3, iterations: int = 2000, every: int = 10
-) -> list[Benchmark]:
+def bench_time_to_loss(nanogpt_dir: str = "", rounds: int = 3, iterations: int = 2000) -> list[Benchmark]:
     """Seconds of training to nanoGPT's loss on Tiny Shakespeare: its documented run for a CPU, and our presets.
     Args:
         nanogpt_dir: a clone of nanoGPT
-        iterations: of nanoGPT, as documented
-        every: of ours from one evaluation to the next"""
+        iterations: of nanoGPT, as documented"""
     if rounds < 1 or iterations < 3:  # the first and the last one evaluate, and are not counted
         raise ValueError(f"rounds must be at least 1 and iterations 3, got rounds={rounds} and iterations={iterations}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -125,7 +122,7 @@ def bench_time_to_loss(
         for i in range(rounds):
             for name, preset in presets.items():
                 print(f"round {i + 1} of {rounds}: {name} …", file=sys.stderr, flush=True)
-                curve = train_timed(replace(preset, seed=preset.seed + i), every)
+                curve = train_timed(replace(preset, seed=preset.seed + i), every=10)
                 curves[name].append(curve)
                 crossed = seconds_to(LINE, curve)
                 seconds[name].append(crossed or curve[-1][1])

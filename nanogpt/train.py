@@ -186,7 +186,8 @@ def train(
             show, best_at = first and progress, run.iter_num
             logs = [*logs, *open_logs(run)] if first else []
             for log in logs:
-                stack.callback(harmless("closing a log")(getattr(log, "close", bool)))
+                if hasattr(log, "close"):
+                    stack.callback(harmless("closing a log")(log.close))
             if show:
                 print(describe(run))
             asked, began = signals.enter_context(stop_on_signals()), time.monotonic()

@@ -204,7 +204,6 @@ def plot_schedule(
     lr_decay_iters: int = 1000,
     decay_fraction: float = 0.2,
     max_iters: int = 1000,
-    ax: Axes | None = None,
 ) -> Axes:
     """The learning rate of every iteration, by the functions of `nanogpt.optim`.
     Args:
@@ -218,7 +217,7 @@ def plot_schedule(
         "wsd": [wsd_lr(it, *rise, *end, decay_fraction) for it in range(max_iters)],
         "constant": [constant_lr(it, *rise) for it in range(max_iters)],
     }
-    axes: Axes = ax or new_axes(size=(8.0, 3.4))
+    axes = new_axes(size=(8.0, 3.4))
     for (kind, values), style in zip(rates.items(), ("-", "--", ":")):
         colour, width = (COLOURS[0], 2) if kind == schedule else (COLOURS[5], 1)
         axes.plot(values, style, label=kind, color=colour, linewidth=width)
@@ -362,17 +361,16 @@ def show_attention(weights: Tensor, tokens: Sequence[str]) -> str:
     return f"<style>{''.join(rules)}</style>{page}"
 
 
-def explore_attention(model: GPT, tokenizer: Tokenizer, text: str, most: int = 40):
+def explore_attention(model: GPT, tokenizer: Tokenizer, text: str):
     """The attention weights of a head of your choice, on a text of your choice: in the text, and as a figure.
     Args:
-        text: to begin with
-        most: tokens to draw, of the start of the text"""
+        text: to begin with; of any text, the first 40 tokens are drawn"""
     from ipywidgets import Dropdown, Text
 
     config = model.config
 
     def draw(layer: int, head: int, text: str) -> tuple[str, Axes]:
-        ids = tokenizer.encode(text)[: min(most, config.block_size)]
+        ids = tokenizer.encode(text)[: min(40, config.block_size)]
         if not ids:
             raise ValueError("the text is empty: type some")
         labels, size = [token_label(tokenizer, i) for i in ids], 2 + 0.2 * len(ids)

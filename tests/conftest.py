@@ -15,6 +15,7 @@ import torch
 
 from nanogpt.config import GPTConfig
 from nanogpt.corpus import tales
+from nanogpt.model import GPT
 from nanogpt.prepare import prepare
 from nanogpt.recipe import TrainConfig, config_from_dict
 from nanogpt.start import Run
@@ -50,6 +51,24 @@ TINY = TrainConfig(
     eval_windows=8,
     device="cpu",
 )
+
+
+class Intruder:
+    "A pickle of it makes a folder when it is read."
+
+    def __reduce__(self):
+        return (os.mkdir, ("intruded",))
+
+
+def larger_weights(config: GPTConfig) -> GPT:
+    "A model in eval mode, with weights large enough that positions, heads and n-grams matter."
+    model = GPT(config, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("ngrams.weight"):  # zeros
+                p.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+            p.mul_(5 if p.dim() == 2 and not name.endswith("lm_head.weight") else 1)
+    return model
 
 
 def prepare_tales(folder: Path):

@@ -92,6 +92,11 @@ def test_regenerate_takes_the_temperature_of_the_slider(box, slow):
     assert box.chat.messages[-1]["content"].startswith("<i>answer 2") and slow.sampling == {"temperature": 1.3}
 
 
+def test_a_high_temperature_is_kept(box):
+    warm = ChatBox(Chat(box.chat.model, box.chat.tokenizer, temperature=3.0))
+    assert (warm.temperature.value, warm.temperature.max, box.temperature.max) == (3.0, 3.0, 2.0)
+
+
 def test_what_was_said_is_text_and_not_html(box, slow):
     slow.go.set()
     ask(box, "<script>alert(1)</script>")
@@ -106,6 +111,13 @@ def test_errors_are_told_in_the_box(box, monkeypatch):
     assert box.state.value == "nothing was asked yet"
     ask(box, "fox " * 200)
     assert "the model reads 64" in box.state.value and box.text.value == "fox " * 200
+
+    def full(*_, **__):
+        raise MemoryError("8 texts at a time need 9 GB")
+
+    monkeypatch.setattr("nanogpt.chat.reply", full)
+    ask(box, "hello")
+    assert box.state.value == "8 texts at a time need 9 GB" and box.text.value == "hello"
 
     def broken(*_, **__):
         yield "so"

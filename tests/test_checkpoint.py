@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import replace
+from conftest import Intruder, replace
 
 from nanogpt.checkpoint import (
     CheckpointWriter,
@@ -101,11 +101,6 @@ def test_nothing_else_of_a_checkpoint_is_passed_over(tmp_path, name):
     checkpoint["model"][name] = torch.zeros(1)
     with pytest.raises(ValueError, match=f'do not fit its model_args.*"{name}"'):
         model_from_checkpoint(checkpoint)
-
-
-class Intruder:
-    def __reduce__(self):
-        return (os.mkdir, ("intruded",))
 
 
 def test_no_code_is_run(tmp_path, monkeypatch):

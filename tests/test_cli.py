@@ -15,8 +15,9 @@ from conftest import TINY_FLAGS
 from nanogpt.budget import human_time
 from nanogpt.cli import COMMANDS, main
 from nanogpt.config import GPTConfig
-from nanogpt.flags import GROUPS, comments, in_flags
+from nanogpt.flags import GROUPS, comments, in_flags, parse_run
 from nanogpt.recipe import TrainConfig
+from nanogpt.report import read_metrics
 
 OFFLINE = {
     "NANOGPT_CACHE": "absent",
@@ -180,10 +181,7 @@ def test_prepare_train_sample_eval_info(trained, nanogpt, tmp_path):
     assert "nats/token" in printed and "nats/char" in printed
     per_byte, per_character = (re.search(rf"([\d.]+) bits/{unit}", printed)[1] for unit in ("byte", "char"))
     assert per_byte == per_character, "the text is ASCII"
-    best = min(
-        json.loads(line)["val_loss"]
-        for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    best = min(row["val_loss"] for row in read_metrics(tmp_path / "run"))
     assert abs(float(re.search(r"val loss ([\d.]+)", printed)[1]) - best) < 0.2, (
         "a few batches against the whole split"
     )
@@ -482,14 +480,8 @@ def test_a_configuration_file(trained, nanogpt, tmp_path):
     saved = tmp_path / "from-file" / "config.json"
     again = nanogpt("train", f"--config={saved}", "--out-dir", "again")
     assert again.returncode == 0, again.stderr
-    rows = [
-        [
-            json.loads(line)["val_loss"]
-            for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        for name in ("from-file", "again")
-    ]
-    assert rows[0] == rows[1]
+    losses = [[row["val_loss"] for row in read_metrics(tmp_path / name)] for name in ("from-file", "again")]
+    assert losses[0] == losses[1]
 
 
 def test_a_configuration_of_nanogpt_is_read_and_not_run(trained, nanogpt, tmp_path):
@@ -528,6 +520,10 @@ def test_bad_configuration_files_are_one_line(name, text, message, nanogpt, tmp_
     assert message in failure(nanogpt("train", "demo", "--config", name))
 
 
+def test_batch_size_auto_may_be_said_twice():
+    assert parse_run(["demo", *["--batch-size", "auto"] * 2, "--max-iters", "7"], "train").auto_batch
+
+
 def test_batch_size_auto_keeps_the_windows_of_an_iteration(trained, nanogpt):
     done = nanogpt(
         *TRAIN, "--out-dir", "auto", "--max-iters", 2, "--batch-size", 3, "--gradient-accumulation-steps", 4,
@@ -549,10 +545,7 @@ def test_samples_and_logs_on_the_way(trained, nanogpt, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     events = EventAccumulator(str(tmp_path / "logged" / "tensorboard")).Reload()
-    rows = [
-        json.loads(line)
-        for line in (tmp_path / "logged" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rows = read_metrics(tmp_path / "logged")
     assert [event.step for event in events.Scalars("val_loss")] == [row["iter"] for row in rows]
     assert [event.value for event in events.Scalars("val_loss")] == pytest.approx(
         [row["val_loss"] for row in rows]
@@ -585,11 +578,8 @@ def test_finetuning_from_a_folder(trained, nanogpt, tmp_path):
     ]
     done = nanogpt(*flags)
     assert done.returncode == 0, done.stderr
-    first = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    best = min(
-        json.loads(line)["val_loss"]
-        for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    first = read_metrics(tmp_path / "tuned")[0]
+    best = min(row["val_loss"] for row in read_metrics(tmp_path / "run"))
     assert first["val_loss"] == pytest.approx(best, abs=1e-5), (
         "it begins with the weights of best.pt, and with their two layers"
     )

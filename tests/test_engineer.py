@@ -1,5 +1,4 @@
 """The library as an engineer uses it: a model, an array and an optimizer that are not ours, on two ranks, resumed."""
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import pytest
 import torch
 from conftest import replace
 
+from nanogpt.report import read_metrics
 from nanogpt.start import start_run
 from nanogpt.train import train
 
@@ -56,8 +56,7 @@ def test_own_model_data_and_optimizer_on_two_ranks(tmp_path):
         return done.stdout.strip()
 
     def rows(out_dir: str) -> list[tuple]:
-        lines = (tmp_path / out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [(row["iter"], row["train_loss"], row["val_loss"]) for row in map(json.loads, lines)]
+        return [(row["iter"], row["train_loss"], row["val_loss"]) for row in read_metrics(tmp_path / out_dir)]
 
     assert run("whole", 60) == "3 4 5 6 0 1 2 3 4", "it has learned to count"
     run("cut", 40)

@@ -284,6 +284,7 @@ LONG = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assi
         ('{"messages": "hello"}', "line 1: messages must be a list of at least one, got 'hello'"),
         ('{"messages": [{"role": "user", "content": "hello"}]}', "line 1: the last message must be the assistant's"),
         ('{"messages": [', "line 1 cannot be read as JSON"),
+        ('{"messages": ' + "[" * 100_000, "line 1 cannot be read as JSON .maximum recursion depth"),
         ("\n".join([LONG] * 2), r"the chat that begins 'a': it has \d+ tokens, the model reads 64; shorten it"),
         (json.dumps({"messages": chats()[0]}), "chats.jsonl has 1 chats; give it two or more"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Intruder
 from safetensors.torch import load_file, save_file
 
 from nanogpt.bpe import train_bpe
@@ -444,11 +445,6 @@ def test_truncation_is_named_at_every_length(tmp_path):
             model_from_huggingface(tmp_path)
 
 
-class Intruder:
-    def __reduce__(self):
-        return (os.mkdir, ("intruded",))
-
-
 def test_pickles_are_never_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2), encoding="utf-8")
@@ -471,11 +467,13 @@ def test_the_hub_gives_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     for source in ("owner/some-model.v2@abc", "hf:owner/name", "hf:distilgpt2@v1", "gpt2"):
         assert_same_logits(load_model(source)[0], theirs)
+    load("gpt2", "cpu")
     assert asked == [
         ("owner/some-model.v2", "abc"),
         ("owner/name", None),
         ("distilgpt2", "v1"),
         ("gpt2", None),
+        ("gpt2", None),  # once, for the model and its tokenizer
     ]
 
 

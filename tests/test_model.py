@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._python_dispatch
+from conftest import larger_weights
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -250,7 +251,7 @@ def test_bad_input_is_named():
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_cached_logits_equal_uncached(config, chunks, batch_size):
     "1e-5: the same sums in another order, in float32."
-    model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
+    model = larger_weights(config)
     idx = torch.randint(config.vocab_size, (batch_size, 16), generator=torch.Generator().manual_seed(1))
     idx[:, 6] = 3  # a document begins here
     cache = Cache(config)
@@ -259,20 +260,10 @@ def test_cached_logits_equal_uncached(config, chunks, batch_size):
         assert torch.allclose(torch.cat(parts, 1), model(idx)[0], atol=1e-5)
 
 
-def larger_weights(model: GPT) -> GPT:
-    "In eval mode, with weights large enough that positions and heads matter."
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("ngrams.weight"):  # zeros
-                p.normal_(generator=torch.Generator().manual_seed(0))
-            p.mul_(5 if p.dim() == 2 and not name.endswith("lm_head.weight") else 1)
-    return model.eval()
-
-
 @every_switch
 def test_padded_rows_give_the_logits_of_each_alone(config):
     "Prompts of 4, 9 and 12 ids in one batch, read at once and then token by token; 1e-5 as above."
-    model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
+    model = larger_weights(config)
     rows = [torch.randint(37, (n,), generator=torch.Generator().manual_seed(n)) for n in (4, 9, 12)]
     padding = torch.tensor([12 - len(row) for row in rows])
     batch = torch.stack([torch.cat([row.new_zeros(12 - len(row)), row]) for row in rows])
@@ -288,7 +279,7 @@ def test_padded_rows_give_the_logits_of_each_alone(config):
 
 
 def test_a_shared_prompt_is_read_once():
-    model = larger_weights(GPT(SWITCHES["llama"], torch.Generator().manual_seed(0)))
+    model = larger_weights(SWITCHES["llama"])
     idx = torch.randint(37, (2, 9), generator=torch.Generator().manual_seed(1))
     cache = Cache(model.config)
     with torch.no_grad():
@@ -306,7 +297,7 @@ def test_document_masking_keeps_documents_apart_bit_for_bit():
     for document_token, same in ((0, True), (None, False)):
         for shape in ({}, dict(positions="rotary", n_kv_head=2, window=6)):
             config = replace(SMALL, document_token=document_token, **shape)
-            model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
+            model = larger_weights(config)
             with torch.no_grad():
                 before, after = model(idx)[0], model(other)[0]
             assert torch.equal(before[:, 7:], after[:, 7:]) is same
@@ -358,7 +349,7 @@ def test_tables_of_ngrams_begin_as_nothing_and_learn_where_ngrams_occur():
 
 
 def test_documents_have_ngrams_of_their_own():
-    model = larger_weights(GPT(SWITCHES["n-grams, masked"], torch.Generator().manual_seed(0)))
+    model = larger_weights(SWITCHES["n-grams, masked"])
     idx = torch.randint(4, 37, (1, 16), generator=torch.Generator().manual_seed(1))
     idx[:, [0, 7]] = 3
     with torch.no_grad():
@@ -373,7 +364,7 @@ def test_a_window_is_what_its_name_says():
     other[:, 4] = (idx[:, 4] + 1) % 37
     for window, changed in ((5, list(range(4, 9))), (6, list(range(4, 10))), (None, list(range(4, 16)))):
         config = replace(SMALL, n_layer=1, window=window)
-        model = larger_weights(GPT(config, torch.Generator().manual_seed(0)))
+        model = larger_weights(config)
         with torch.no_grad():
             moved = (model(idx)[0] - model(other)[0]).abs().amax((0, 2)) > 0
         assert moved.nonzero().flatten().tolist() == changed
@@ -381,7 +372,7 @@ def test_a_window_is_what_its_name_says():
 
 def test_rotary_models_see_distances_only():
     "Without a table of positions, a shifted sequence gives the same logits: 1e-5, since angles differ."
-    model = larger_weights(GPT(replace(SMALL, positions="rotary"), torch.Generator().manual_seed(0)))
+    model = larger_weights(replace(SMALL, positions="rotary"))
     idx = torch.randint(37, (1, 8), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         shifted = Cache(model.config, padding=torch.tensor([-5]))  # positions 5, 6, …
@@ -414,7 +405,7 @@ def test_cross_entropy_is_torchs_and_ignores_every_negative_target():
 @pytest.mark.parametrize("chunk", [1, 7, 48, 100])
 def test_chunked_loss_equals_cross_entropy(config, chunk):
     "Value and every gradient, in float64."
-    model = larger_weights(GPT(config, torch.Generator().manual_seed(0))).double()
+    model = larger_weights(config).double()
     idx, targets = torch.randint(37, (2, 3, 16), generator=torch.Generator().manual_seed(1))
     targets[0, 4:7], targets[1, :2] = -1, -100
     gradients = []

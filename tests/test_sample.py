@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import larger_weights
 from hypothesis import given, settings, strategies as st
 
 from nanogpt.bpe import train_bpe
@@ -43,14 +44,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def build(config: GPTConfig) -> GPT:
     "Large weights, so that its distributions are far from uniform."
-    model = GPT(config, seeded()).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("ngrams.weight"):  # zeros
-                p.normal_(std=0.1, generator=seeded())
-            p.mul_(5 if p.dim() == 2 and not name.endswith("lm_head.weight") else 1)
-        if not config.tied:
-            model.lm_head.weight.mul_(20)
+    model = larger_weights(config)
+    if not config.tied:
+        model.lm_head.weight.data *= 20
     return model
 
 

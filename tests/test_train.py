@@ -245,6 +245,9 @@ def test_what_a_run_leaves(tiny):
     with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"iter": 25, "val')
     assert read_metrics(out) == rows, "a line cut short by a crash is left out"
+    (out / "metrics.jsonl").write_bytes(b'{"iter": 0, "val_loss": 1.0}\n\xff\n')
+    with pytest.raises(ValueError, match="metrics.jsonl is no UTF-8 text"):
+        read_metrics(out)
 
 
 def test_a_run_is_never_overwritten_unasked(tiny):

@@ -12,6 +12,7 @@ import torch
 from nbclient import NotebookClient
 
 from nanogpt.config import GPTConfig
+from nanogpt.lens import explore_stream
 from nanogpt.model import GPT
 from nanogpt.sample import filter_logits, generate
 from nanogpt.tokenizer import ByteTokenizer, CharTokenizer
@@ -253,3 +254,11 @@ def test_without_jupyter_nothing_breaks():
     code += "explore_sampling(torch.arange(11.0), CharTokenizer('\\n $abcdefgh'))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
+
+
+def test_the_stream_of_a_model_with_more_ids_than_its_tokenizer(notebook):
+    shown, _ = notebook
+    wide = GPT(GPTConfig(16, 64, n_layer=1, n_head=2, n_embd=32, init_std=0.3), torch.Generator().manual_seed(0)).eval()
+    explore_stream(wide, TOKENIZER, "abba")
+    page = next(one.data for one in shown[1:] if isinstance(one.data, str))
+    assert page.count('tabindex="0"') == 3 * 5

@@ -384,7 +384,7 @@ function showSettings() {
 
 async function start() {
   $("size").textContent = definition.parameters.toLocaleString("en");
-  $("made").textContent = `Made with nanogpt explain. The model’s weights are rounded to ${definition.dtype}.`;
+  $("made").textContent = "Made with nanogpt explain. The model’s weights are rounded to float16.";
   Object.assign($("top_k"), { max: TOP_K.length, value: TOP_K.length });
   $("text").value = definition.text;
   makeHeads();
