@@ -28,7 +28,7 @@ from nanogpt.bench import Benchmark, machine, to_rows
 from nanogpt.budget import count_params, flops_per_token
 from nanogpt.config import GPTConfig
 from nanogpt.corpus import shakespeare
-from nanogpt.files import checked, read_text
+from nanogpt.files import checked, read_jsonl
 from nanogpt.model import GPT
 from nanogpt.optim import muon, wsd_lr
 from nanogpt.step import evaluate, train_step
@@ -201,8 +201,7 @@ def read_runs(path: str | Path) -> list[Run]:
     "What a file has. Raises ValueError that names a line which is no run."
     if not Path(path).exists():
         return []
-    lines = read_text(path).splitlines()
-    return [checked(json.loads(line), Run, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+    return [checked(run, Run, where) for where, run in read_jsonl(path)]
 
 
 TEXTS: dict[str, Callable[[int, int], Text]] = {"tales": tales_text, "shakespeare": shakespeare_text}

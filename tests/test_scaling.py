@@ -131,9 +131,10 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_of_something_else(tmp_path):
-    (tmp_path / "runs.jsonl").write_text('{"width": 8}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="runs.jsonl, line 1 is damaged"):
+@pytest.mark.parametrize("line, problem", [('{"width": 8}\n', "is damaged"), ('{"wid', "cannot be read as JSON")])
+def test_a_file_of_something_else(tmp_path, line, problem):
+    (tmp_path / "runs.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"runs.jsonl, line 1 {problem}"):
         read_runs(tmp_path / "runs.jsonl")
 
 
