@@ -118,8 +118,7 @@ def rise_and_fall(mine: Callable[[int, float, int, int], float]) -> Iterator[str
 )
 def momentum_limit(mine: float) -> Iterator[str]:
     "The largest rate at which momentum 0.9 still comes to rest in the chapter's valley."
-    expect(close(mine, mine) and torch.as_tensor(mine).dim() == 0, f"{mine} is not a learning rate")
-    rate = float(mine)
+    rate = mine
     expect(rate > 0, f"with a rate of {rate:g}, no step goes downhill")
     expect(not close(rate, 0.1), "0.1 is the limit without momentum. Is it the same with momentum? Try 0.11")
     tenth = "0.01 assumes that ten gradients add up, but across the valley they cancel: go higher"

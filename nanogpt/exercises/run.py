@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nanogpt.tutor import close, exercise, expect
+from nanogpt.tutor import close, exercise, expect, expect_number
 
 # %% ../../nbs/solutions/12_run.ipynb #601991e5
 def _whole(value: Any, what: str) -> int:
@@ -22,9 +22,6 @@ def _whole(value: Any, what: str) -> int:
         expect(False, f"{what} is {value!r}, of type {type(value).__name__}; it should be a whole number")
         raise
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
 
 # %% ../../nbs/solutions/12_run.ipynb #db70339f
 @exercise(
@@ -138,7 +135,7 @@ def reference_distance(mine: Callable[..., float | None]) -> Iterator[str]:
         return round(got, 4) if isinstance(got, float) else got
 
     got, case = distance(2.4, 100), "for 2.4 nats per token where the curve has 0.8 per character"
-    expect(_is_number(got), f"the result is {got!r}; it should be a number")
+    expect_number(got, "the result")
     expect(not close(got, 1.6), f"{got} {case}: the two have different units")
     expect(not close(got, 4.0), f"{got} {case}: a loss per character is lower than per token")
     expect(not close(got, 0.5), f"{got} {case}: that is a share of 0.8, and not a distance in nats")
@@ -173,7 +170,6 @@ def reference_distance(mine: Callable[..., float | None]) -> Iterator[str]:
 )
 def seed_spread(mine: float) -> Iterator[str]:
     "The standard deviation (nats) of the validation losses of five runs that differ in their seed, 0 to 4."
-    expect(_is_number(mine), f"{mine!r} is not one number: how far are the five losses from their mean?")
     expect(not close(mine, 0, 1e-6), "0 means that all five runs are the same: does each get its own seed?")
     expect(not close(mine, 0.0008, 3e-4), "that is the variance; the standard deviation is its root")
     expect(not close(mine, 0.0127, 2e-3), "that is the error of the mean; how far off is a single run?")

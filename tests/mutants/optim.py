@@ -166,7 +166,7 @@ def _(w, g, state, lr, mu, weight_decay):
     return w - lr * math.sqrt(1.5) * U @ Vh
 
 
-@mistake(check.muon_rule, "in place, nothing returned", "of type NoneType")
+@mistake(check.muon_rule, "in place, nothing returned", "is None")
 def _(w, g, state, lr, mu, weight_decay):
     w -= lr * orthogonalise(g[None])[0]
 

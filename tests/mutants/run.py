@@ -97,7 +97,7 @@ mistake(check.reference_distance, "absolute", "keep the sign",
         lambda loss, i, curve, tokens, characters: abs(loss * tokens / characters - line(i, curve)))
 mistake(check.reference_distance, "held at the end", "what came next is unknown",
         lambda loss, i, curve, tokens, characters: loss * tokens / characters - line(i, curve))
-mistake(check.reference_distance, "the pair", "the result is (", lambda *_: (1.2, 0.8))
+mistake(check.reference_distance, "the pair", "of type tuple", lambda *_: (1.2, 0.8))
 
 
 @mistake(check.reference_distance, "the point before", "the point before")
@@ -116,7 +116,7 @@ mistake(check.seed_spread, "of the mean", "how far off is a single run", 0.0127)
 mistake(check.seed_spread, "range", "from the lowest to the highest", 0.0664)
 mistake(check.seed_spread, "the mean", "that is their mean", 2.7722)
 mistake(check.seed_spread, "another description", "and nothing else", 0.0555)
-mistake(check.seed_spread, "a list of losses", "is not one number", [2.79, 2.77])
+mistake(check.seed_spread, "a list of losses", "of type list", [2.79, 2.77])
 
 
 def loop(step, save, asked, max_iters, interval, *, when=lambda done: True, last=True):
