@@ -51,6 +51,8 @@ def answers_only(mine: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ite
     expect(torch.equal(x, ids[:-1]), "x should be all tokens but the last, those of the question too: they are read")
     yield "the model reads everything but the last token"
     wanted = ids[1:].masked_fill(~counts[1:], -1)
+    turned = "the mask is the wrong way round: the questions count, and the answers do not"
+    expect(not torch.equal(y, ids[1:].masked_fill(counts[1:], -1)), turned)
     early = "y is −1 where the token that is *read* does not count. So the first token of each answer is lost"
     expect(not torch.equal(y, ids[1:].masked_fill(~counts[:-1], -1)), early)
     expect(not torch.equal(y, ids[1:]), "every token counts: the targets of the questions should be −1")
@@ -65,9 +67,10 @@ def answers_only(mine: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ite
 # %% ../../nbs/solutions/14_finetune.ipynb #8d20ebde
 @exercise(
     "14_finetune", "fix",
-    "Follow one vector: it has `in` numbers. Which of the two matrices can read it?",
-    "The product is scaled by alpha divided by the rank. Where in the code is the rank?",
-    "A has `rank` rows, so the rank is `len(A)`. And one of the four tensors must begin at zero.",
+    "What should a new adapter add to the output? Call `forward` with the factors that `my_layer` returns, and "
+    "compare it with `x @ W.T`.",
+    "In the chapter's formula, what stands in front of B A x? Compare it with `forward`.",
+    "The factor is `alpha / rank`. And one of the two factors begins at zero: in the chapter it is B.",
 )
 def low_rank_layer(mine: Callable) -> Iterator[str]:
     "my_layer(W, rank, alpha) gives (A, B, forward): new factors, and forward(x, A, B), (..., in) to (..., out)."
@@ -119,7 +122,8 @@ def merge_in_16_bits(mine: float) -> Iterator[str]:
 # %% ../../nbs/solutions/14_finetune.ipynb #c6ab211e
 @exercise(
     "14_finetune", "extend",
-    "`torch.linalg.svd(change, full_matrices=False)` gives u, s and v with `u @ diag(s) @ v` equal to the change.",
+    "`torch.linalg.svd(change, full_matrices=False)` gives u, s and v with `u @ diag(s) @ v` equal to the change "
+    "(v is Vᵀ already).",
     "The strongest directions come first. Keep `rank` columns of u, as many numbers of s, and as many rows of v.",
     "Give the singular values to one factor, not to both: `u[:, :rank] * s[:rank]` scales the columns.",
 )
@@ -139,6 +143,8 @@ def adapter_from_change(mine: Callable[[Tensor, int], tuple[Tensor, Tensor]]) ->
         expect(not close(product, u[:, :rank] @ v[:rank]), unscaled)
         twice = "the singular values are in both factors, so their squares are in the product"
         expect(not close(product, (u[:, :rank] * s[:rank] ** 2) @ v[:rank]), twice)
+        turned = "the directions are the rows of v (it is Vᵀ already), not its columns"
+        expect(not close(product, (u[:, :rank] * s[:rank]) @ v.mT[:rank]), turned)
         weak = "these are the weakest directions; the singular values are sorted from large to small"
         expect(not close(product, (u[:, -rank:] * s[-rank:]) @ v[-rank:]), weak)
         gap, least = (change - product).norm(), (change - best).norm()
@@ -163,7 +169,7 @@ def likeliest_answer(mine: Callable[[Callable, list[int], list[list[int]]], int]
 
     generator = torch.Generator().manual_seed(1)
     draw = lambda n: torch.randint(8, (n,), generator=generator).tolist()
-    cases = [(draw(3), [draw(n) for n in lengths]) for lengths in ([1, 1, 1], *[[1, 2, 4, 3]] * 20)]
+    cases = [(draw(3), [draw(n) for n in lengths]) for lengths in [[1, 1, 1]] * 6 + [[1, 2, 4, 3]] * 20]
 
     def picks(score: Callable[[Tensor, Tensor], Tensor]) -> list[int]:
         "The choices by a score of the log-probabilities of an answer's tokens, by the right rows and by the next ones."
