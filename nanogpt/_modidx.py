@@ -1162,6 +1162,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'nanogpt.tutor.Verdict.__bool__': ('tools/tutor.html#verdict.__bool__', 'nanogpt/tutor.py'),
                                'nanogpt.tutor.Verdict.__repr__': ('tools/tutor.html#verdict.__repr__', 'nanogpt/tutor.py'),
                                'nanogpt.tutor.Verdict._repr_html_': ('tools/tutor.html#verdict._repr_html_', 'nanogpt/tutor.py'),
+                               'nanogpt.tutor._kind': ('tools/tutor.html#_kind', 'nanogpt/tutor.py'),
                                'nanogpt.tutor.blank': ('tools/tutor.html#blank', 'nanogpt/tutor.py'),
                                'nanogpt.tutor.close': ('tools/tutor.html#close', 'nanogpt/tutor.py'),
                                'nanogpt.tutor.exercise': ('tools/tutor.html#exercise', 'nanogpt/tutor.py'),

@@ -43,12 +43,16 @@ def expect(holds: Any, message: str):
         raise Mistake(message)
 
 
+def _kind(got: Any) -> str:
+    name = type(got).__name__
+    return {"NoneType": "None", "str": "a string"}.get(name, f"of type {name}")
+
+
 def expect_shape(got: Any, shape: tuple[int, ...], what: str = "the result") -> Tensor:
     """Raise `Mistake` unless it is a tensor of that shape.
     Returns:
         what was given"""
-    kind = "None" if got is None else f"of type {type(got).__name__}"
-    expect(isinstance(got, Tensor), f"{what} is {kind}; it should be a tensor")
+    expect(isinstance(got, Tensor), f"{what} is {_kind(got)}; it should be a tensor")
     expect(got.shape == shape, f"{what} has the shape {tuple(got.shape)}; it should be {shape}")
     return got
 
@@ -59,9 +63,8 @@ def expect_number(got: Any, what: str = "the answer") -> float:
         got: a number, or a tensor or array that holds one
     Returns:
         an int stays an int"""
-    kind = {"str": "a string", "NoneType": "None"}.get(type(got).__name__, f"of type {type(got).__name__}")
-    if shape := getattr(got, "shape", ()):
-        kind = f"a tensor of shape {tuple(shape)}"
+    shape = getattr(got, "shape", ())
+    kind = f"a tensor of shape {tuple(shape)}" if shape else _kind(got)
     if hasattr(got, "item") and math.prod(shape) == 1:
         got = got.item()
     real = isinstance(got, Real) and not isinstance(got, bool)
