@@ -132,7 +132,7 @@ def window_mask(mine: Callable[[int, int], Tensor]) -> Iterator[str]:
     "Each of the 256 products has variance 1. What is the variance of their sum, and the root of that?",
     "Draw queries and keys with `torch.randn(10_000, 256)`, multiply, add up each row, and take `std()` of the sums.",
 )
-def score_spread(mine: float) -> Iterator[str]:
+def score_spread(mine: float | Tensor) -> Iterator[str]:
     "The standard deviation of undivided scores, for queries and keys of 256 normally distributed numbers each."
     single = isinstance(mine, (int, float)) or (isinstance(mine, Tensor) and mine.dim() == 0)
     expect(single, "give one number: the spread of all scores together")

@@ -7,7 +7,6 @@ __all__ = ['adapter_size', 'answers_only', 'low_rank_layer', 'merge_in_16_bits',
            'likeliest_answer']
 
 # %% ../../nbs/solutions/14_finetune.ipynb #b3a20837
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -52,6 +51,8 @@ def answers_only(mine: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ite
     expect(torch.equal(x, ids[:-1]), "x should be all tokens but the last, those of the question too: they are read")
     yield "the model reads everything but the last token"
     wanted = ids[1:].masked_fill(~counts[1:], -1)
+    turned = "the mask is the wrong way round: the questions count, and the answers do not"
+    expect(not torch.equal(y, ids[1:].masked_fill(counts[1:], -1)), turned)
     early = "y is −1 where the token that is *read* does not count. So the first token of each answer is lost"
     expect(not torch.equal(y, ids[1:].masked_fill(~counts[:-1], -1)), early)
     expect(not torch.equal(y, ids[1:]), "every token counts: the targets of the questions should be −1")
@@ -66,9 +67,10 @@ def answers_only(mine: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ite
 # %% ../../nbs/solutions/14_finetune.ipynb #8d20ebde
 @exercise(
     "14_finetune", "fix",
-    "Follow one vector: it has `in` numbers. Which of the two matrices can read it?",
-    "The product is scaled by alpha divided by the rank. Where in the code is the rank?",
-    "A has `rank` rows, so the rank is `len(A)`. And one of the four tensors must begin at zero.",
+    "What should a new adapter add to the output? Call `forward` with the factors that `my_layer` returns, and "
+    "compare it with `x @ W.T`.",
+    "In the chapter's formula, what stands in front of B A x? Compare it with `forward`.",
+    "The factor is `alpha / rank`. And one of the two factors begins at zero: in the chapter it is B.",
 )
 def low_rank_layer(mine: Callable) -> Iterator[str]:
     "my_layer(W, rank, alpha) gives (A, B, forward): new factors, and forward(x, A, B), (..., in) to (..., out)."
@@ -108,9 +110,7 @@ def merge_in_16_bits(mine: float) -> Iterator[str]:
     W = (torch.randn(512, 512, generator=generator) * 0.05).bfloat16()
     product = (torch.randn(512, 512, generator=generator) * 0.01).bfloat16()
     share = (W + product - product != W).float().mean().item()
-    expect(not torch.is_tensor(mine) or mine.numel() == 1, "the answer is one number")
-    value = float(mine)
-    expect(not math.isnan(value), "the answer is not a number")
+    value = mine
     expect(not 1 < value <= 100, f"{value} may be a percentage; give the share, between 0 and 1")
     kept = f"{value:.2f} is the share of numbers that came back; the question asks for those that did not"
     expect(abs(value - (1 - share)) > 0.02, kept)
@@ -122,7 +122,8 @@ def merge_in_16_bits(mine: float) -> Iterator[str]:
 # %% ../../nbs/solutions/14_finetune.ipynb #c6ab211e
 @exercise(
     "14_finetune", "extend",
-    "`torch.linalg.svd(change, full_matrices=False)` gives u, s and v with `u @ diag(s) @ v` equal to the change.",
+    "`torch.linalg.svd(change, full_matrices=False)` gives u, s and v with `u @ diag(s) @ v` equal to the change "
+    "(v is Vᵀ already).",
     "The strongest directions come first. Keep `rank` columns of u, as many numbers of s, and as many rows of v.",
     "Give the singular values to one factor, not to both: `u[:, :rank] * s[:rank]` scales the columns.",
 )
@@ -142,6 +143,8 @@ def adapter_from_change(mine: Callable[[Tensor, int], tuple[Tensor, Tensor]]) ->
         expect(not close(product, u[:, :rank] @ v[:rank]), unscaled)
         twice = "the singular values are in both factors, so their squares are in the product"
         expect(not close(product, (u[:, :rank] * s[:rank] ** 2) @ v[:rank]), twice)
+        turned = "the directions are the rows of v (it is Vᵀ already), not its columns"
+        expect(not close(product, (u[:, :rank] * s[:rank]) @ v.mT[:rank]), turned)
         weak = "these are the weakest directions; the singular values are sorted from large to small"
         expect(not close(product, (u[:, -rank:] * s[-rank:]) @ v[-rank:]), weak)
         gap, least = (change - product).norm(), (change - best).norm()
@@ -159,38 +162,58 @@ def likeliest_answer(mine: Callable[[Callable, list[int], list[list[int]]], int]
     "Which of some answers (lists of ids) is the likeliest after a question: its index."
     table = torch.randn(8, 8).mul(1.5).log_softmax(-1)  # the next token depends on the last one
 
+    calls = []
+
     def logprobs(ids: list[int]) -> Tensor:
         seen = torch.tensor(ids)
         expect(seen.ndim == 1 and len(ids), "logprobs takes one list of ids")
+        calls.append(seen.tolist())
         return table[(seen + seen.cumsum(0)) % 8]
 
+    def pick(score: Callable[[Tensor, list[int]], Tensor], question: list[int], answers: list[list[int]]) -> int:
+        "The choice by a score of an answer, from the rows after the question."
+        values = [score(logprobs(question + a)[len(question) - 1 :], a).item() for a in answers]
+        return values.index(max(values))
+
+    def each(rows: Tensor, a: list[int]) -> Tensor:
+        return rows[range(len(a)), a]
+
+    def total(rows: Tensor, a: list[int]) -> Tensor:
+        return each(rows, a).sum()
+
     generator = torch.Generator().manual_seed(1)
-    draw = lambda n: torch.randint(8, (n,), generator=generator).tolist()
-    cases = [(draw(3), [draw(n) for n in lengths]) for lengths in ([1, 1, 1], *[[1, 2, 4, 3]] * 20)]
-
-    def picks(score: Callable[[Tensor, Tensor], Tensor]) -> list[int]:
-        "The choices by a score of the log-probabilities of an answer's tokens, by the right rows and by the next ones."
-        chosen = []
-        for question, answers in cases:
-            rows = [(logprobs(question + a)[len(question) - 1 :], range(len(a)), a) for a in answers]
-            values = [score(row[n, a], row[1:][n, a]).item() for row, n, a in rows]
-            chosen.append(max(range(len(values)), key=values.__getitem__))
-        return chosen
-
-    got = []
+    draw = lambda n: torch.randperm(8, generator=generator)[:n].tolist()
+    cases = []
+    for i, lengths in enumerate([[1, 1, 1]] * 6 + [[1, 2, 4, 3]] * 20):
+        question, answers = draw(3), [draw(n) for n in lengths]
+        turn = pick(total, question, answers) - i  # so the likeliest comes at each place in turn
+        cases.append((question, [answers[(j + turn) % len(answers)] for j in range(len(answers))]))
+    got, asked = [], True
     for question, answers in cases:
+        calls.clear()
         one = mine(logprobs, [*question], [[*answer] for answer in answers])
-        one = one.item() if torch.is_tensor(one) and one.numel() == 1 else one
-        expect(isinstance(one, int) and 0 <= one < len(answers), f"return an index, from 0 on; got {one!r}")
-        got.append(one)
+        asked = asked and all(ids[: len(question)] == question for ids in calls)
+        index = getattr(one, "shape", ()) == () and one in range(len(answers))
+        expect(index, f"return an index, from 0 on; got {one!r}")
+        got.append(int(one))
+    best = [pick(total, *case) for case in cases]
+    without = "these are the choices without the question: give the model question + answer"
+    expect(got == best or asked, without)
+    same = "each token is looked up in the row after the question; the second token is predicted by the row after that"
     means = "these are the choices by means over tokens, but the probability of a text is a product"
-    expect(got != picks(lambda right, late: right.mean()), means)
-    expect(got != picks(lambda right, late: right[0]), "these are the choices by the first token of each answer only")
     late = "these are the choices by the row *at* each token, but it is the row before it that predicts it"
-    expect(got != picks(lambda right, late: late.sum()), late)
-    expect(got != picks(lambda right, late: -right.sum()), "you choose the unlikeliest answer each time")
-    best = picks(lambda right, late: right.sum())
-    expect(got[0] == best[0], f"of three answers of one token, {got[0]} is chosen, but {best[0]} is the likeliest")
+    known = {
+        means: lambda rows, a: each(rows, a).mean(),
+        "these are the choices by the first token of each answer only": lambda rows, a: rows[0, a[0]],
+        late: lambda rows, a: total(rows[1:], a),
+        same: lambda rows, a: rows[0, a].sum(),
+        "log-probabilities are multiplied; the logarithm of a product is a sum": lambda rows, a: each(rows, a).prod(),
+        "you choose the unlikeliest answer each time": lambda rows, a: -total(rows, a),
+    }
+    for message, score in known.items():
+        expect(got != [pick(score, *case) for case in cases], message)
+    for one, right in zip(got[:6], best):
+        expect(one == right, f"of three answers of one token, {one} is chosen, but {right} is the likeliest")
     yield "answers of one token are compared rightly"
     wrong = sum(a != b for a, b in zip(got, best))
     expect(not wrong, f"of {len(best)} choices, {wrong} are wrong, among answers of one to four tokens")

@@ -44,6 +44,7 @@ def selectivity(mine: float) -> Iterator[str]:
     expect(not close(mine, 0.82), "0.82 is the distance from chance, but a probe learns more than chance by itself")
     expect(not close(mine, 0.75), "0.75 is how far the control is above chance; what is left for the real task?")
     expect(not close(mine, 0.92), "0.92 is the accuracy; most of it is reached with random labels too")
+    expect(not close(mine, 0.92 / 0.85, 0.005), "1.08 is a ratio; the selectivity is a difference of two shares")
     expect(not close(mine, -0.07), "the sign is wrong: the real task is the better one")
     expect(close(mine, 0.07, 1e-3), f"{mine} is not it: compare the real task with its control")
     yield "the selectivity is right: 92 % sounds good, and says little"
@@ -57,14 +58,21 @@ def selectivity(mine: float) -> Iterator[str]:
 )
 def hook_for_a_moment(mine: Callable[[nn.Module, Callable[[Tensor], Tensor], Callable], object]) -> Iterator[str]:
     "Return `run()` while the module's output is changed by `change`, and leave no hook, whatever happens."
-    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
-    plain = layer(x)
-    got = mine(layer, lambda y: 0 * y, lambda: layer(x))
-    expect(isinstance(got, Tensor), f"it returned {type(got).__name__}; it should return what run() returns")
+    layer, after, x, seen = nn.Linear(2, 2), nn.Linear(2, 2), torch.ones(1, 2), []
+    layer.register_forward_hook(lambda *parts: seen.append(parts))
+    model = nn.Sequential(layer, after)
+    plain = model(x)
+    got = mine(layer, lambda y: 0 * y, lambda: model(x))
+    kind = None if got is None else type(got).__name__
+    expect(isinstance(got, Tensor), f"it returned {kind}; it should return what run() returns")
     expect(not close(got, plain), "the output was not changed while run() ran: does the hook return something?")
-    expect(close(got, torch.zeros(1, 2)), "the output should have been replaced by change(output)")
+    result = "the result of run() is changed, not the output of the module: what comes after the module must read the "
+    expect(not close(got, 0 * plain), f"{result}changed output")
+    expect(close(got, after(torch.zeros(1, 2))), "the output should have been replaced by change(output)")
     yield "the output is changed meanwhile"
-    expect(close(layer(x), plain), "after a run without errors, the output is still changed: the hook was not removed")
+    seen.clear()
+    expect(close(model(x), plain), "after a run without errors, the output is still changed: the hook was not removed")
+    expect(seen, "a hook that was there before is gone; remove only your own")
     yield "after a run the hook is gone"
 
     def fail():
@@ -75,7 +83,7 @@ def hook_for_a_moment(mine: Callable[[nn.Module, Callable[[Tensor], Tensor], Cal
         mine(layer, lambda y: 0 * y, fail)
     except KeyError:
         raised = True
-    expect(close(layer(x), plain), "after a run that failed, the hook is still there, and changes every later run")
+    expect(close(model(x), plain), "after a run that failed, the hook is still there, and changes every later run")
     expect(raised, "the error of run() was swallowed; whoever called should see it")
     yield "after an error it is gone too, and the error is seen"
 
@@ -90,7 +98,7 @@ def shares_of_heads(mine: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterato
     "What each of H heads adds to a logit (H,), from z (H, D), the output projection (C, H · D) and a direction (C,)."
     generator = torch.Generator().manual_seed(0)
     z, W, d = (torch.randn(*shape, generator=generator) for shape in ((2, 3), (4, 6), (4,)))
-    got = expect_shape(mine(z, W, d), (2,), "the shares of two heads")
+    got = expect_shape(mine(z, W, d), (2,), "the result for two heads")
     yield "there is one share per head"
     right = torch.einsum("c,chd,hd->h", d, W.unflatten(1, (2, 3)), z)
     mixed = torch.einsum("c,cdh,hd->h", d, W.unflatten(1, (3, 2)), z)
@@ -131,10 +139,14 @@ def repeated_score(mine: Callable[[Tensor], float]) -> Iterator[str]:
     expect(not close(score(at(1)), 1), "a head that looks one place back gets 1; that is a previous-token head")
     expect(not close(score(at(n + 1)), 1), "that is the token *before* the copy; the next token is after it")
     yield "other heads do not get a high score"
+    turned = "rows are the positions that look, columns those that are looked at; you have it the other way round"
+    expect(not close(score(at(n - 1).mT), 1), turned)
     perfect = score(at(n - 1))
     expect(not close(perfect, n), "the perfect head gets the sum; take the mean over the second copy")
     expect(not close(perfect, 0.5), "the perfect head gets 0.5: the first copy has nothing to repeat")
-    expect(close(perfect, 1), f"a perfect induction head gets {perfect:.3f}; it should get 1")
+    low = f"a perfect induction head gets {perfect:.3f}; it should get 1"
+    expect(not close(perfect, n / (n + 1)), f"{low}: you also take position n − 1, which is in the first copy")
+    expect(close(perfect, 1), low)
     half = score(at(n - 1) / 2)
     expect(close(half, 0.5), f"a head with half of its weight there gets {half:.3f}; it should get 0.5")
     yield "a perfect head gets 1, and half of the weight gives 0.5"
@@ -147,25 +159,47 @@ def repeated_score(mine: Callable[[Tensor], float]) -> Iterator[str]:
     "Return the first set whose loss is at least `least`; if there is none for any n, return None.",
 )
 def smallest_set(mine: Callable[[Sequence, Callable, float], Any]) -> Iterator[str]:
-    "The fewest heads whose loss `lost(set)` is at least `least`, as a set, or None where even all are not enough."
+    "The fewest heads for which `lost(set)` is at least `least`, as a set, or None where even all are not enough."
     heads = ["0.0", "0.1", "0.2", "0.3"]
 
+    def found(lost: Callable, least: float, some: list[str] = heads) -> Any:
+        got = mine(list(some), lost, least)
+        kind = f"it returned an answer of type {type(got).__name__}; return a set of heads"
+        expect(got is None or isinstance(got, set | frozenset | tuple | list), kind)
+        return None if got is None else set(map(str, got))
+
     def one(off) -> float:
-        return 0.9 if "0.2" in off else 0.1 * ("0.0" in off)
+        return 0.9 * ("0.2" in off) + 0.02 * ("0.0" in off) + 0.02 * ("0.3" in off)
 
     def two(off) -> float:  # each of a pair can do the work of the other, and a third one has a part of it
         return 0.8 if {"0.1", "0.3"} <= set(off) else 0.15 * ("0.0" in off)
 
-    got = mine(heads, one, 0.2)
-    expect(isinstance(got, (set, frozenset, tuple, list)), f"it returned {type(got).__name__}; return a set of heads")
+    got = found(one, 0.2)
+    expect(got is not None, "you return None, but without one head alone, 0.9 is lost")
     expect(len(got) < 4, "that is all heads; fewer are enough")
-    expect(set(got) == {"0.2"}, f"one head alone loses 0.9, but you return {sorted(got)}")
+    most = "you return the set with which most is lost; a smaller one is enough"
+    expect(got != {"0.0", "0.2", "0.3"}, most)
+    expect(got == {"0.2"}, f"without one head alone, 0.9 is lost, but you return {sorted(got)}")
     yield "it finds a single head"
-    got = mine(heads, two, 0.2)
+    got = found(two, 0.2)
     expect(got is not None, "no single head is enough here, but two together are: try larger sets")
-    expect(set(got) != {"0.0"}, "0.0 loses most when it is alone, but only 0.15, which is less than 0.2")
-    expect("0.0" not in got, "if you begin with the head that loses most alone, the set is not the smallest")
-    expect(set(got) == {"0.1", "0.3"}, f"you return {sorted(got)}; without 0.1 and 0.3 the loss is 0.8")
+    expect(got != {"0.0"}, "0.0 loses most when it is alone, but only 0.15, which is less than 0.2")
+    expect("0.0" not in got, "if you begin with the head that costs most by itself, the set is not the smallest")
+    expect(got == {"0.1", "0.3"}, f"you return {sorted(got)}; without 0.1 and 0.3, 0.8 is lost")
     yield "it finds a pair whose heads stand in for each other"
-    expect(mine(heads, lambda off: 0.1 * len(off), 0.95) is None, "even all heads lose only 0.4; it should return None")
+    for alone, pair in (("0.0", {"0.2", "0.3"}), ("0.3", {"0.0", "0.1"})):
+        got = found(lambda off, alone=alone, pair=pair: 0.5 * (alone in off or pair <= set(off)), 0.2)
+        expect(got == {alone}, f"you return {got and sorted(got)}; {alone} alone is enough")
+    yield "it does not stop at a larger set from which no head can be left out"
+
+    def three(off) -> float:
+        return 0.2 * (len(set(off)) == 3)
+
+    got, lower = found(three, 0.2, heads[:3]), found(three, 0.19, heads[:3])
+    expect(lower is not None, "no two heads are enough here, but all three are")
+    expect(got is not None, "exactly `least` is enough, but you want more")
+    expect(got == lower == set(heads[:3]), f"you return {sorted(got)}; no two heads are enough here, but all three are")
+    yield "it finds all three where all are needed"
+    got = found(lambda off: 0.1 * len(set(off)), 0.95)
+    expect(got is None, "without all heads, only 0.4 is lost, so it should return None")
     yield "it says so where nothing is enough"

@@ -123,7 +123,8 @@ def norm_each_position(mine: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iter
     "05_model", "fill in",
     "Which token do the logits at position 0 predict? And those at the last position?",
     "Leave out the last position of the logits and the first of the ids, before you flatten anything.",
-    "`F.cross_entropy` takes logits (N, V) and targets (N,), and skips targets equal to `ignore_index`.",
+    "`F.cross_entropy` takes logits (N, V) and targets (N,), and skips targets equal to `ignore_index`. "
+    "So flatten B and T into N: `.flatten(0, 1)` for the logits, and `.flatten()` for the targets.",
 )
 def next_token_loss(mine: Callable[[Tensor, Tensor], Tensor | float]) -> Iterator[str]:
     "The mean loss of the next token, from logits (B, T, V) and ids (B, T) that end in padding of -1."
@@ -159,6 +160,11 @@ def next_token_loss(mine: Callable[[Tensor, Tensor], Tensor | float]) -> Iterato
     expect(
         not close(got, twice),
         "softmax is applied twice: `F.cross_entropy` wants logits and applies it too",
+    )
+    flat = "`F.cross_entropy` takes the *second* dimension of its scores for the vocabulary, and here it is the "
+    expect(
+        not close(got, F.cross_entropy(logits[:, :-1], ids[:, 1:])),
+        f"{flat}position: flatten to (N, V) and (N,)",
     )
     raw = -logits[:, :-1].gather(-1, ids[:, 1:, None]).mean()
     expect(
@@ -221,6 +227,9 @@ def block_wiring(mine: Callable[..., Tensor]) -> Iterator[str]:
     copied = ln_2(n + attn(n))
     normed = "the sub-layers add to a normalized stream: the one that came in is lost"
     expect(not close(got, copied + mlp(copied)), normed)
+    start = n + attn(n)
+    for name, wrong in {"ln_2": ln_2(m) + mlp(ln_2(m)), "ln_1": start + mlp(ln_2(start))}.items():
+        expect(not close(got, wrong), f"one norm is right, but `{name}` still normalizes the stream itself")
     between = ln_1(x + attn(x))
     expect(
         not close(got, ln_2(between + mlp(between))),
@@ -259,6 +268,7 @@ def block_wiring(mine: Callable[..., Tensor]) -> Iterator[str]:
     "The text grows at each step. What should the model read once it is longer than `block_size`?",
     "Keep the whole text in `ids`. Give the model only its end: the last `block_size` tokens of each row.",
     "`ids[:, -block_size:]` is that end. The logits at its last position are for the token that follows.",
+    errors={"crop it": "`ids` is (B, T), so its second dimension is what must be cropped"},
 )
 def long_text(mine: Callable[..., Tensor]) -> Iterator[str]:
     "Append n tokens to ids (B, T) by greedy decoding, with a model that reads at most block_size tokens."
@@ -291,8 +301,11 @@ def long_text(mine: Callable[..., Tensor]) -> Iterator[str]:
     expect(not close(got, write(3, lambda ids: ids, place=0)), place)
     newest = "the model is given the newest token alone, so it knows nothing of the text before"
     expect(not close(got, write(3, lambda ids: ids[:, -1:])), newest)
-    seen = f"the first new token is {got[0, 5]}; the most probable one after the text is {everything[0, 5]}"
-    expect(close(got[:, 5], everything[:, 5]), seen)
+    first = everything[:, 5]
+    expect(not close(got[:, 5], first[[0, 0]]), "both rows get the same token, that of row 0; each row has its own")
+    for row in range(2):
+        seen = f"in row {row}, the first new token is {got[row, 5]}"
+        expect(got[row, 5] == first[row], f"{seen}; the most probable one after that row is {first[row]}")
     expect(
         close(got, everything),
         "the first new token is right, but a later one is not: it must see the new ones too",

@@ -105,8 +105,7 @@ def sharpest_weight(mine: float) -> Iterator[str]:
 )
 def rows_needed(mine: float) -> Iterator[str]:
     "The number of rows with which about a tenth of 10,000 n-grams share one, if rows are drawn at random."
-    expect(close(mine, mine) and torch.as_tensor(mine).dim() == 0, f"{mine} is not a number of rows")
-    rows, N = float(mine), 10_000
+    rows, N = mine, 10_000
     expect(rows >= 1, f"{mine} is less than one row; the question is how many rows the table needs")
     alone = (1 - 1 / rows) ** (N - 1)  # the probability that no other n-gram draws the same row
     used = rows * (1 - (1 - 1 / rows) ** N)

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nanogpt.tutor import close, exercise, expect
+from nanogpt.tutor import close, exercise, expect, expect_number
 
 # %% ../../nbs/solutions/12_run.ipynb #601991e5
 def _whole(value: Any, what: str) -> int:
@@ -22,9 +22,6 @@ def _whole(value: Any, what: str) -> int:
         expect(False, f"{what} is {value!r}, of type {type(value).__name__}; it should be a whole number")
         raise
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
 
 # %% ../../nbs/solutions/12_run.ipynb #db70339f
 @exercise(
@@ -64,7 +61,8 @@ def fitting_batch(mine: Callable[[int, int], tuple[int, int]]) -> Iterator[str]:
     for windows, fits in ((480, 16), (480, 13), (30, 64), (97, 50), (480, 1)):
         given = mine(windows, fits)
         both = isinstance(given, tuple | list) and len(given) == 2
-        expect(both, f"{given!r} was returned; it should be two: the micro-batch, and how many of them")
+        what = f"for {windows} windows and fits={fits}, {given!r} was returned"
+        expect(both, f"{what}; it should be two numbers: the micro-batch, and how many of them")
         batch_size, steps = _whole(given[0], "the first number"), _whole(given[1], "the second number")
         answers[windows, fits] = batch_size, steps, max(n for n in range(1, fits + 1) if windows % n == 0)
     yield "two whole numbers are returned"
@@ -115,11 +113,17 @@ def out_of_patience(mine: Callable[[list[float], int], int | None]) -> Iterator[
     losses = [3.0, 3.1, 2.0, 2.1, 1.0, 1.1, 1.2]
     got, case = ends(losses, 3), f"for {losses} and patience=3"
     expect(got is None, f"you got {got} {case}: a new best comes in between, so the count begins again")
+    losses = [3.0, 2.0, 2.1, 2.2, 1.0]
+    got, case = ends(losses, 2), f"for {losses} and patience=2"
+    later = "the run should end at index 3, where nobody knows yet that a better loss comes later"
+    expect(got == 3, f"you got {got} {case}: {later}")
     yield "a new best loss makes the count begin again"
     got = ends([3.0, 2.0, 2.0, 2.0], 2)
     expect(got == 3, f"you got {got} for [3, 2, 2, 2] and patience=2: an equal loss is no progress")
     got = ends([1.0, 2.0, 3.0], 0)
     expect(got is None, f"you got {got} with patience=0, but 0 means that a run never ends this way")
+    got, new = ends([3.0, 2.0, 1.0], 0), "just when the loss is a new best: 0 means never"
+    expect(got is None, f"patience=0, and your run ends at index {got}, {new}")
     yield "an equal loss is no progress, and patience 0 never ends a run"
 
 # %% ../../nbs/solutions/12_run.ipynb #58ff20c1
@@ -131,14 +135,15 @@ def out_of_patience(mine: Callable[[list[float], int], int | None]) -> Iterator[
 )
 def reference_distance(mine: Callable[..., float | None]) -> Iterator[str]:
     "A loss in nats per character, minus the reference curve at the iteration; outside of the curve, None."
-    curve = ((0, 2.0), (100, 0.8), (300, 0.4))
+    whole = ((0, 2.0), (100, 0.8), (300, 0.4))
 
-    def distance(val_loss: float, iteration: int) -> Any:
+    def distance(val_loss: float, iteration: int, curve: tuple = whole) -> Any:
         got = mine(val_loss, iteration, curve, 500, 1000)
         return round(got, 4) if isinstance(got, float) else got
 
     got, case = distance(2.4, 100), "for 2.4 nats per token where the curve has 0.8 per character"
-    expect(_is_number(got), f"the result is {got!r}; it should be a number")
+    expect(got is not None, "you return None at iteration 100, which is a point of the curve")
+    expect_number(got, "the result")
     expect(not close(got, 1.6), f"{got} {case}: the two have different units")
     expect(not close(got, 4.0), f"{got} {case}: a loss per character is lower than per token")
     expect(not close(got, 0.5), f"{got} {case}: that is a share of 0.8, and not a distance in nats")
@@ -157,12 +162,15 @@ def reference_distance(mine: Callable[..., float | None]) -> Iterator[str]:
     expect(close(got, 0.0), f"{got} {case}: the loss 0.7 per character is exactly on the line between them")
     yield "between two points, the curve is a straight line"
     got = distance(1.4, 400)
-    expect(got is None, f"{got} at iteration 400, but the curve ends at 300, and what came next is unknown")
+    after = f"{got} at iteration 400, but the curve ends at 300, and what came next is unknown"
+    expect(got is None, f"{after}; return None")
+    got = distance(1.4, 50, whole[1:])
+    expect(got is None, f"{got} at iteration 50 of a curve that begins at 100; before that, return None")
     got = distance(1.4, 300)
     expect(close(got, 0.3), f"{got} at iteration 300: the last point, 0.4, is part of the curve")
     got = distance(5.0, 0)
     expect(close(got, 0.5), f"{got} at iteration 0: the first point, 2.0, is part of the curve")
-    yield "it is None beyond the end, and a number at both ends"
+    yield "it is None on both sides of the curve, and a number at both ends"
 
 # %% ../../nbs/solutions/12_run.ipynb #9ff9b7fc
 @exercise(
@@ -173,7 +181,6 @@ def reference_distance(mine: Callable[..., float | None]) -> Iterator[str]:
 )
 def seed_spread(mine: float) -> Iterator[str]:
     "The standard deviation (nats) of the validation losses of five runs that differ in their seed, 0 to 4."
-    expect(_is_number(mine), f"{mine!r} is not one number: how far are the five losses from their mean?")
     expect(not close(mine, 0, 1e-6), "0 means that all five runs are the same: does each get its own seed?")
     expect(not close(mine, 0.0008, 3e-4), "that is the variance; the standard deviation is its root")
     expect(not close(mine, 0.0127, 2e-3), "that is the error of the mean; how far off is a single run?")
@@ -192,7 +199,7 @@ def seed_spread(mine: float) -> Iterator[str]:
 def stoppable_loop(mine: Callable[..., str]) -> Iterator[str]:
     "Do `max_iters` steps, save every `interval` and at the end, stop when asked, and say why the run ended."
 
-    def trace(stop_at: int) -> tuple[Any, int, list[int]]:
+    def trace(stop_at: int, *names: str) -> tuple[Any, int, list[int]]:
         done, saved, asked = 0, [], []
 
         def step():
@@ -200,7 +207,7 @@ def stoppable_loop(mine: Callable[..., str]) -> Iterator[str]:
             expect(done < 20, "20 steps were done with max_iters=12, and your loop still goes on")
             done += 1
             if done == stop_at:
-                asked.append("SIGINT")
+                asked.extend(names)
 
         def save(iteration: int):
             iteration = _whole(iteration, "what `save` was given")
@@ -221,7 +228,7 @@ def stoppable_loop(mine: Callable[..., str]) -> Iterator[str]:
     yield "it saves when that is due, and at the end"
     returned = f"{why!r} was returned by a run that was not stopped; it should be 'max_iters'"
     expect(isinstance(why, str) and why == "max_iters", returned)
-    why, done, saved = trace(7)
+    why, done, saved = trace(7, "SIGINT")
     expect(done != 12, "Ctrl-C came during step 7, but the run went on to step 12: look into `asked`")
     late = f"Ctrl-C came during step 7, but the run went on to step {done}: look into `asked` after each step"
     expect(done <= 8, late)
@@ -230,4 +237,6 @@ def stoppable_loop(mine: Callable[..., str]) -> Iterator[str]:
     expect(saved and saved[-1] == done, f"stopped at step {done}, but saved at {saved}: the rest is lost")
     returned = f"{why!r} was returned by a run that Ctrl-C stopped; it should be what was asked, 'SIGINT'"
     expect(isinstance(why, str) and why == "SIGINT", returned)
+    why, _, _ = trace(7, "SIGTERM", "SIGINT")
+    expect(isinstance(why, str) and why == "SIGTERM", f"SIGTERM was asked first, and then SIGINT; you returned {why!r}")
     yield "nothing is lost, and it says why it ended"

@@ -136,7 +136,7 @@ def single_digits(mine: Callable[[str], list[str]]) -> Iterator[str]:
     "The ids of the bytes are 0 to 255. The learnt tokens have the ids from 256 up to `tokenizer.vocab_size` - 1.",
     "`Counter(ids)[i]` is 0 for an id that does not occur. For how many i in `range(256, 768)` is it?",
 )
-def unused_tokens(mine: int) -> Iterator[str]:
+def unused_tokens(mine: int | list[int]) -> Iterator[str]:
     "How many of the 512 tokens that were learnt from 200 tales never occur when these same tales are encoded."
     text = "\n".join(tales(count=200).documents())
     times = Counter(train_bpe(text, 768).encode(text))

@@ -152,7 +152,7 @@ mistake(check.short_sight, "the share in doubt", "in doubt; how many of all", 0.
 mistake(check.short_sight, "among the doubtful", "among the doubtful", 0.55)
 mistake(check.short_sight, "the worse guess", "less often than not", 0.945)
 mistake(check.short_sight, "per cent", "between 0 and 1", 95.5)
-mistake(check.short_sight, "words", "is not a number", "95 %")
+mistake(check.short_sight, "words", "it is a string", "95 %")
 mistake(check.short_sight, "something else", "is not it", 0.97)
 
 

@@ -20,7 +20,7 @@ mistake(check.lost_iterations, "everything lost", "from scratch", 1790)
 mistake(check.lost_iterations, "where it goes on", "how many it repeats", 1000)
 mistake(check.lost_iterations, "one interval", "a write takes time too", 500)
 mistake(check.lost_iterations, "two saves back", "newer checkpoint", 1290)
-mistake(check.lost_iterations, "a word", "subtract", "many")
+mistake(check.lost_iterations, "a word", "it is a string", "many")
 
 mistake(check.saved_row, "the row's own numbers", "look at the file", 8000)
 mistake(check.saved_row, "a copy saved", "file of a *copy*", 9577)

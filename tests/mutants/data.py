@@ -13,7 +13,7 @@ mistake(check.windows_in_row, "the last start", "counted from 0", 91)
 mistake(check.windows_in_row, "side by side", "these may overlap", 100 // 8)
 mistake(check.windows_in_row, "every position", "runs out of ids", 100)
 mistake(check.windows_in_row, "every target", "more than one target", 99)
-mistake(check.windows_in_row, "a tuple of positions", "[0, 91] is not it", [0, 91])
+mistake(check.windows_in_row, "a list of positions", "of type list", [0, 91])
 
 
 def cut(ids, starts, T, shift=0):

@@ -18,6 +18,11 @@ def _(ids, counts):
     return ids[:-1], ids[1:].masked_fill(~counts[:-1], -1)
 
 
+@mistake(check.answers_only, "inverted mask", "the wrong way round")
+def _(ids, counts):
+    return ids[:-1], ids[1:].masked_fill(counts[1:], -1)
+
+
 @mistake(check.answers_only, "no mask", "every token counts")
 def _(ids, counts):
     return ids[:-1], ids[1:]
@@ -82,6 +87,8 @@ def merged(dtype):
 
 mistake(check.merge_in_16_bits, "those that came back", "that did not", 1 - merged(torch.bfloat16))
 mistake(check.merge_in_16_bits, "a percentage", "may be a percentage", 100 * merged(torch.bfloat16))
+mistake(check.merge_in_16_bits, "as text", "it is a string", "17%")
+mistake(check.merge_in_16_bits, "in a list", "of type list", [merged(torch.bfloat16)])
 mistake(check.merge_in_16_bits, "in float32", "use it throughout", merged(torch.float32))
 mistake(check.merge_in_16_bits, "a guess", "compare with W", merged(torch.bfloat16) / 2)
 
@@ -103,6 +110,12 @@ mistake(
 def _(change, rank):
     u, s, v = torch.linalg.svd(change, full_matrices=False)
     return v[-rank:], u[:, -rank:] * s[-rank:]
+
+
+@mistake(check.adapter_from_change, "columns of v", "are the rows of v")
+def _(change, rank):
+    u, s, v = torch.linalg.svd(change, full_matrices=False)
+    return v[:, :rank].T, u[:, :rank] * s[:rank]
 
 
 @mistake(check.adapter_from_change, "the first rows", "is possible")
@@ -130,5 +143,19 @@ mistake(
     check.likeliest_answer, "the unlikeliest", "unlikeliest",
     choose(lambda *parts: rows(*parts).sum().item(), min),
 )  # fmt: skip
-mistake(check.likeliest_answer, "two tokens", "of 21 choices", choose(lambda *parts: rows(*parts)[:2].sum().item()))
+mistake(check.likeliest_answer, "two tokens", "of 26 choices", choose(lambda *parts: rows(*parts)[:2].sum().item()))
+mistake(check.likeliest_answer, "product", "a product is a sum", choose(lambda *parts: rows(*parts).prod().item()))
+mistake(check.likeliest_answer, "always the first", "of three answers of one token, 0", lambda *_: 0)
+mistake(
+    check.likeliest_answer, "one row for all", "in the row after the question",
+    choose(lambda table, n, answer: table[n - 1, answer].sum().item()),
+)  # fmt: skip
+
+
+@mistake(check.likeliest_answer, "without the question", "without the question")
+def _(logprobs, question, answers):
+    scores = [logprobs(answer)[range(len(answer) - 1), answer[1:]].sum().item() for answer in answers]
+    return scores.index(max(scores))
+
+
 mistake(check.likeliest_answer, "the answer", "return an index", lambda logprobs, question, answers: answers[0])

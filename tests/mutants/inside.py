@@ -20,6 +20,7 @@ mistake(check.selectivity, "above chance", "the distance from chance", 0.82)
 mistake(check.selectivity, "the control above chance", "the control is above chance", 0.75)
 mistake(check.selectivity, "the accuracy", "is the accuracy", 0.92)
 mistake(check.selectivity, "wrong sign", "the sign is wrong", -0.07)
+mistake(check.selectivity, "a ratio", "1.08 is a ratio", 1.08)
 mistake(check.selectivity, "something else", "compare the real task", 0.5)
 
 
@@ -53,6 +54,20 @@ def _(module, change, run):
         hook.remove()
 
 
+@mistake(check.hook_for_a_moment, "all hooks removed", "remove only your own")
+def _(module, change, run):
+    hooked(module, change)
+    try:
+        return run()
+    finally:
+        module._forward_hooks.clear()
+
+
+@mistake(check.hook_for_a_moment, "no hook", "the result of run() is changed")
+def _(module, change, run):
+    return change(run())
+
+
 @mistake(check.hook_for_a_moment, "swallows the error", "was swallowed")
 def _(module, change, run):
     hook = hooked(module, change)
@@ -63,7 +78,7 @@ def _(module, change, run):
     return result
 
 
-@mistake(check.hook_for_a_moment, "no result", "it returned NoneType")
+@mistake(check.hook_for_a_moment, "no result", "it returned None")
 def _(module, change, run):
     hook = hooked(module, change)
     try:
@@ -101,6 +116,9 @@ def at(pattern, offset):
 mistake(check.repeated_score, "the copy itself", "copy of its own token", lambda p: at(p, 0).mean())
 mistake(check.repeated_score, "before the copy", "*before* the copy", lambda p: at(p, -1).mean())
 mistake(check.repeated_score, "previous token", "previous-token head", lambda p: at(p, len(p) // 2 - 1).mean())
+mistake(check.repeated_score, "transposed", "the other way round", lambda p: at(p.T, 1).mean())
+mistake(check.repeated_score, "one place too many", "you also take position n − 1",
+        lambda p: p.diagonal(1 - len(p) // 2).mean())
 mistake(check.repeated_score, "the sum", "take the mean over", lambda p: at(p, 1).sum())
 mistake(check.repeated_score, "both copies", "nothing to repeat", lambda p: at(p, 1).sum() / len(p))
 mistake(check.repeated_score, "hits counted", "half of its weight", lambda p: (at(p, 1) > 0.4).float().mean())
@@ -123,6 +141,39 @@ def _(heads, lost, least):
 @mistake(check.smallest_set, "the best single one", "loses most when it is alone")
 def _(heads, lost, least):
     return {max(heads, key=lambda head: lost([head]))}
+
+
+def sets(heads, first=1, last=0):
+    return (set(off) for n in range(first, len(heads) + 1 - last) for off in combinations(heads, n))
+
+
+@mistake(check.smallest_set, "most is lost", "with which most is lost")
+def _(heads, lost, least):
+    off = max(sets(heads), key=lost)
+    return off if lost(off) >= least else None
+
+
+@mistake(check.smallest_set, "more than least", "exactly `least` is enough")
+def _(heads, lost, least):
+    return next((off for off in sets(heads) if lost(off) > least), None)
+
+
+@mistake(check.smallest_set, "never all", "no two heads are enough")
+def _(heads, lost, least):
+    return next((off for off in sets(heads, last=1) if lost(off) >= least), None)
+
+
+def left_out(heads, lost, least):
+    off = set(heads)
+    for head in heads:
+        if lost(off - {head}) >= least:
+            off -= {head}
+    return off if lost(off) >= least else None
+
+
+mistake(check.smallest_set, "left out one by one", "0.0 alone is enough", left_out)
+mistake(check.smallest_set, "left out from the end", "0.3 alone is enough", lambda heads, *a: left_out(heads[::-1], *a))
+mistake(check.smallest_set, "a number", "of type int", lambda heads, lost, least: 1)
 
 
 @mistake(check.smallest_set, "from the largest", "that is all heads")

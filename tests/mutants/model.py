@@ -88,6 +88,11 @@ mistake(check.next_token_loss, "padding as 0", "as token 0", lambda x, ids: righ
 mistake(check.next_token_loss, "logits too", "of type tuple", lambda x, ids: (x, right(x, ids)))
 
 
+@mistake(check.next_token_loss, "not flattened", "the *second* dimension")
+def _(logits, ids):
+    return F.cross_entropy(logits[:, :-1], ids[:, 1:], ignore_index=-1)
+
+
 @mistake(check.next_token_loss, "flattened first", "flatten last")
 def _(logits, ids):
     return F.cross_entropy(logits.flatten(0, 1)[:-1], ids.flatten()[1:], ignore_index=-1)
@@ -126,6 +131,20 @@ def _(x, ln_1, attn, ln_2, mlp):
     x = x + attn(x)
     x = ln_2(x)
     return x + mlp(x)
+
+
+@mistake(check.block_wiring, "only the first norm mended", "`ln_2` still normalizes")
+def _(x, ln_1, attn, ln_2, mlp):
+    x = x + attn(ln_1(x))
+    x = ln_2(x)
+    return x + mlp(x)
+
+
+@mistake(check.block_wiring, "only the second norm mended", "`ln_1` still normalizes")
+def _(x, ln_1, attn, ln_2, mlp):
+    x = ln_1(x)
+    x = x + attn(x)
+    return x + mlp(ln_2(x))
 
 
 @mistake(check.block_wiring, "post-norm", "that is post-norm")
@@ -201,6 +220,29 @@ def _(model, ids, n, block_size):
     return ids
 
 
+@mistake(check.long_text, "rows cropped", "its second dimension is what must be cropped")
+def _(model, ids, n, block_size):
+    for _ in range(n):
+        logits = model(ids[-block_size:])
+        ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+@mistake(check.long_text, "one token for all rows", "that of row 0")
+def _(model, ids, n, block_size):
+    for _ in range(n):
+        new = model(ids[:, -block_size:])[0, -1].argmax()
+        ids = torch.cat([ids, new.expand(len(ids), 1)], dim=1)
+    return ids
+
+
+@mistake(check.long_text, "row 1 wrong", "in row 1, the first new token is")
+def _(model, ids, n, block_size):
+    text = greedy(model, ids, n)
+    text[1, 5] = (text[1, 5] + 1) % 11
+    return text
+
+
 @mistake(check.long_text, "drawn", "greedy decoding never does")
 def _(model, ids, n, block_size):
     for _ in range(n):
@@ -238,4 +280,6 @@ mistake(check.orders_told_apart, "as in the chapter", "one of the five tokens oc
 mistake(check.orders_told_apart, "each logit", "a vector of six", 718)
 mistake(check.orders_told_apart, "all positions", "445", 445)
 mistake(check.orders_told_apart, "rounded", "Keep more decimals", 111)
+mistake(check.orders_told_apart, "the outputs", "of shape (120, 16)", torch.zeros(120, 16))
+mistake(check.block_weights, "as text", "it is a string", "12")
 mistake(check.orders_told_apart, "something else", "count the different rows", 24)

@@ -51,7 +51,7 @@ mistake(check.rows_needed, "shared rows", "about n-grams", 18_800)
 mistake(check.rows_needed, "a tenth of the n-grams", "more rows", 1_000)
 mistake(check.rows_needed, "no collision at all", "fewer rows", 500_000_000)
 mistake(check.rows_needed, "the share", "less than one row", 0.1)
-mistake(check.rows_needed, "a list", "not a number", [95_000])
+mistake(check.rows_needed, "a list", "of type list", [95_000])
 
 
 def places(ids, document_token, first=0):

@@ -17,6 +17,9 @@ mistake(check.outlier_step, "no root", "without the root", 0.0218)
 mistake(check.outlier_step, "divided by the new gradient", "earlier ones too", 0.109)
 mistake(check.outlier_step, "betas exchanged", "exchanged", 0.188)
 mistake(check.outlier_step, "torch's beta", "0.999", 3.287)
+mistake(check.outlier_step, "no old means", "leaves out the old means", 0.447)
+mistake(check.outlier_step, "rounded too much", "two decimals", 0.5)
+mistake(check.outlier_step, "a list", "of type list", [0.49])
 mistake(check.outlier_step, "something else", "compute the new m", 0.3)
 
 mistake(check.update_size, "as Adam", "Adam's first step", 1)
@@ -68,6 +71,10 @@ def _(it, peak, warmup, end):
     return rate(it, peak, warmup, end) if it < warmup else 2 * rate(it, peak, warmup, end)
 
 
+mistake(check.rise_and_fall, "peak too early", "from 9 to 10 by 0.000",
+        lambda it, peak, w, end: peak * (it + 1) / w if it < w else rate(it, peak, w, end))
+mistake(check.rise_and_fall, "peak not reached", "from 9 to 10 by 0.167",
+        lambda it, peak, w, end: peak * (it + 1) / (w + 2) if it < w else rate(it, peak, w, end))
 mistake(check.rise_and_fall, "begins at 0", "whole batch is wasted", lambda *a: rate(*a, first=0))
 mistake(check.rise_and_fall, "cosine from 0", "0.976 times", lambda *a: rate(*a, start=0, length=a[3]))
 mistake(check.rise_and_fall, "fall too long", "although 10 of those", lambda *a: rate(*a, length=a[3]))
@@ -116,7 +123,7 @@ def _(model, weight_decay):
     return [{"params": list(model.named_parameters()), "weight_decay": weight_decay}]
 
 
-@mistake(check.embeddings_apart, "comparison with in", "RuntimeError in your line `rest = [p for p in")
+@mistake(check.embeddings_apart, "comparison with in", "put them into a set")
 def _(model, weight_decay):
     embeddings = [model.transformer.wte.weight, model.transformer.wpe.weight]
     rest = [p for p in model.parameters() if p not in embeddings]
@@ -160,18 +167,18 @@ def _(w, g, state, lr, mu, weight_decay):
     return muon(w, g, {}, lr, mu, weight_decay)
 
 
-@mistake(check.muon_rule, "exact", "this is exactly U Vᵀ")
+@mistake(check.muon_rule, "no mean at first", "the mean begins at 0")
 def _(w, g, state, lr, mu, weight_decay):
-    U, S, Vh = torch.linalg.svd(g, full_matrices=False)
-    return w - lr * math.sqrt(1.5) * U @ Vh
+    state["mean"] = mu * state["mean"] + (1 - mu) * g
+    return w - lr * orthogonalise(state["mean"][None])[0]
 
 
-@mistake(check.muon_rule, "in place, nothing returned", "of type NoneType")
+@mistake(check.muon_rule, "in place, nothing returned", "is None")
 def _(w, g, state, lr, mu, weight_decay):
     w -= lr * orthogonalise(g[None])[0]
 
 
-@mistake(check.muon_rule, "one matrix alone", "IndexError in your line `update = orthogonalise(g)")
+@mistake(check.muon_rule, "one matrix alone", "takes a stack of matrices")
 def _(w, g, state, lr, mu, weight_decay):
     update = orthogonalise(g)
     return w - lr * update
@@ -179,7 +186,7 @@ def _(w, g, state, lr, mu, weight_decay):
 
 mistake(check.muon_rule, "sign", "Adam's first step", lambda w, g, state, lr, mu, _: w - lr * g.sign())
 mistake(check.muon_rule, "uphill", "uphill", lambda w, g, state, lr, *a: 2 * w - muon(w, g, state, lr, *a))
-mistake(check.muon_rule, "no scale", "scale is missing", lambda *a: muon(*a, scale=lambda *shape: 1))
+mistake(check.muon_rule, "no scale", "is it missing", lambda *a: muon(*a, scale=lambda *shape: 1))
 mistake(check.muon_rule, "scale without root", "1.500 times", lambda *a: muon(*a, scale=lambda *shape: 1.5))
 mistake(check.muon_rule, "scale upside down", "0.816 times",
         lambda *a: muon(*a, scale=lambda rows, columns: math.sqrt(columns / rows)))

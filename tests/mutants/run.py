@@ -22,7 +22,7 @@ mistake(check.fitting_batch, "remainder dropped", "468: 12 windows", lambda w, f
 mistake(check.fitting_batch, "rounded up", "481: an iteration", lambda w, fits: (min(w, fits), -(-w // fits)))
 mistake(check.fitting_batch, "divided with /", "is 30.0, of type float", lambda w, fits: (fits, w / fits))
 mistake(check.fitting_batch, "one by one", "of which 16 fit, 1 leaves nothing out", lambda w, fits: (1, w))
-mistake(check.fitting_batch, "batch alone", "16 was returned", lambda w, fits: fits)
+mistake(check.fitting_batch, "batch alone", "fits=16, 16 was returned", lambda w, fits: fits)
 mistake(check.fitting_batch, "all at once", "such a micro-batch does not fit", lambda w, fits: (w, 1))
 
 
@@ -71,6 +71,22 @@ mistake(check.out_of_patience, "the best", "that is the best", lambda losses, n:
 mistake(check.out_of_patience, "whether", "is True", lambda losses, n: wait(losses, n) is not None)
 
 
+@mistake(check.out_of_patience, "zero at a new best", "just when the loss is a new best")
+def _(losses, patience):
+    best, waited = losses[0], 0
+    for i, loss in enumerate(losses[1:], 1):
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        if waited == patience:
+            return i
+    return None
+
+
+@mistake(check.out_of_patience, "counted from the best of all", "nobody knows yet")
+def _(losses, patience):
+    end = int(np.argmin(losses)) + patience
+    return end if patience and end < len(losses) else None
+
+
 @mistake(check.out_of_patience, "against the one before", "lower than the one before it")
 def _(losses, patience):
     waited = 0
@@ -97,7 +113,11 @@ mistake(check.reference_distance, "absolute", "keep the sign",
         lambda loss, i, curve, tokens, characters: abs(loss * tokens / characters - line(i, curve)))
 mistake(check.reference_distance, "held at the end", "what came next is unknown",
         lambda loss, i, curve, tokens, characters: loss * tokens / characters - line(i, curve))
-mistake(check.reference_distance, "the pair", "the result is (", lambda *_: (1.2, 0.8))
+mistake(check.reference_distance, "nothing at all", "None at iteration 100", lambda *_: None)
+mistake(check.reference_distance, "held at the start", "before that, return None",
+        lambda loss, i, curve, tokens, characters: (
+            None if i > curve[-1][0] else loss * tokens / characters - line(i, curve)))
+mistake(check.reference_distance, "the pair", "of type tuple", lambda *_: (1.2, 0.8))
 
 
 @mistake(check.reference_distance, "the point before", "the point before")
@@ -116,7 +136,7 @@ mistake(check.seed_spread, "of the mean", "how far off is a single run", 0.0127)
 mistake(check.seed_spread, "range", "from the lowest to the highest", 0.0664)
 mistake(check.seed_spread, "the mean", "that is their mean", 2.7722)
 mistake(check.seed_spread, "another description", "and nothing else", 0.0555)
-mistake(check.seed_spread, "a list of losses", "is not one number", [2.79, 2.77])
+mistake(check.seed_spread, "a list of losses", "of type list", [2.79, 2.77])
 
 
 def loop(step, save, asked, max_iters, interval, *, when=lambda done: True, last=True):
@@ -137,6 +157,11 @@ mistake(check.stoppable_loop, "no save at the end", "last steps are lost", lambd
 mistake(check.stoppable_loop, "nothing returned", "None was returned", lambda *parts: [loop(*parts), None][1])
 mistake(check.stoppable_loop, "one too few", "11 steps were done",
         lambda step, save, asked, max_iters, interval: loop(step, save, asked, max_iters - 1, interval))
+
+
+@mistake(check.stoppable_loop, "the last name", "SIGTERM was asked first")
+def _(step, save, asked, max_iters, interval):
+    return asked[-1] if loop(step, save, asked, max_iters, interval) != "max_iters" else "max_iters"
 
 
 @mistake(check.stoppable_loop, "saves once", "a crash in step 11")
