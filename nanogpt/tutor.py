@@ -69,6 +69,7 @@ def expect_number(got: Any, what: str = "the answer") -> float:
         got = got.item()
     real = isinstance(got, Real) and not isinstance(got, bool)
     expect(real, f"{what} should be one number, such as 0.5, but it is {kind}")
+    expect(got == got, f"{what} is not a number")  # NaN
     return got if isinstance(got, int) else float(got)
 
 

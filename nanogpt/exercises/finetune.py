@@ -110,13 +110,12 @@ def merge_in_16_bits(mine: float) -> Iterator[str]:
     W = (torch.randn(512, 512, generator=generator) * 0.05).bfloat16()
     product = (torch.randn(512, 512, generator=generator) * 0.01).bfloat16()
     share = (W + product - product != W).float().mean().item()
-    value = mine
-    expect(not 1 < value <= 100, f"{value} may be a percentage; give the share, between 0 and 1")
-    kept = f"{value:.2f} is the share of numbers that came back; the question asks for those that did not"
-    expect(abs(value - (1 - share)) > 0.02, kept)
+    expect(not 1 < mine <= 100, f"{mine} may be a percentage; give the share, between 0 and 1")
+    kept = f"{mine:.2f} is the share of numbers that came back; the question asks for those that did not"
+    expect(abs(mine - (1 - share)) > 0.02, kept)
     fine = "hardly any number would differ in float32, but bfloat16 has only 2 to 3 digits: use it throughout"
-    expect(value > 0.02, fine)
-    expect(abs(value - share) < 0.02, f"{value:.2f} is not it: merge, then unmerge, and compare with W")
+    expect(mine > 0.02, fine)
+    expect(abs(mine - share) < 0.02, f"{mine:.2f} is not it: merge, then unmerge, and compare with W")
     yield "so keep a copy of the weights, or do not merge, if you want them back"
 
 # %% ../../nbs/solutions/14_finetune.ipynb #c6ab211e

@@ -89,6 +89,7 @@ mistake(check.merge_in_16_bits, "those that came back", "that did not", 1 - merg
 mistake(check.merge_in_16_bits, "a percentage", "may be a percentage", 100 * merged(torch.bfloat16))
 mistake(check.merge_in_16_bits, "as text", "it is a string", "17%")
 mistake(check.merge_in_16_bits, "in a list", "of type list", [merged(torch.bfloat16)])
+mistake(check.merge_in_16_bits, "not a number", "the answer is not a number", float("nan"))
 mistake(check.merge_in_16_bits, "in float32", "use it throughout", merged(torch.float32))
 mistake(check.merge_in_16_bits, "a guess", "compare with W", merged(torch.bfloat16) / 2)
 
