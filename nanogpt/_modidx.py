@@ -690,6 +690,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'nanogpt.grid.Text': ('tools/grid.html#text', 'nanogpt/grid.py'),
                               'nanogpt.grid.Trunk': ('tools/grid.html#trunk', 'nanogpt/grid.py'),
                               'nanogpt.grid.advance': ('tools/grid.html#advance', 'nanogpt/grid.py'),
+                              'nanogpt.grid.batch_of': ('tools/grid.html#batch_of', 'nanogpt/grid.py'),
                               'nanogpt.grid.bench_scaling_laws': ('tools/grid.html#bench_scaling_laws', 'nanogpt/grid.py'),
                               'nanogpt.grid.rate_for': ('tools/grid.html#rate_for', 'nanogpt/grid.py'),
                               'nanogpt.grid.read_runs': ('tools/grid.html#read_runs', 'nanogpt/grid.py'),

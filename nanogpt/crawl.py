@@ -20,6 +20,7 @@ from nanogpt.bench import Benchmark, to_rows
 from nanogpt.grid import (
     Text,
     Trunk,
+    batch_of,
     rate_for,
     run_grid,
     shape,
@@ -83,9 +84,8 @@ def text_losses(model: GPT, texts: list[str]) -> Tensor:
     Returns:
         nats per token, (n,)"""
     losses = []
-    for rows in tale_rows(texts).split(256):
-        targets = rows[:, 1:]
-        logits, _ = model(rows[:, :-1].clamp(min=0), targets)
+    for inputs, targets in map(batch_of, tale_rows(texts).split(256)):
+        logits, _ = model(inputs)  # its own loss would be the mean of all
         nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
         losses.append(nats.sum(1) / (targets >= 0).sum(1))
     return torch.cat(losses)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BATCH', 'DECAY', 'BUDGETS', 'SWEEP', 'WIDTHS', 'TALES_GRID', 'PLAYS_GRID', 'PLAN', 'TEXTS', 'word_tales',
            'Text', 'tale_texts', 'tale_rows', 'tales_text', 'shakespeare_text', 'shape', 'rate_for', 'sizes',
-           'advance', 'train_budgets', 'Trunk', 'Run', 'read_runs', 'run_grid', 'bench_scaling_laws']
+           'batch_of', 'advance', 'train_budgets', 'Trunk', 'Run', 'read_runs', 'run_grid',
+           'bench_scaling_laws']
 
 # %% ../nbs/tools/grid.ipynb #e6200305
 import copy
@@ -126,14 +127,20 @@ def sizes(config: GPTConfig) -> tuple[int, int]:
     return sum(parts.values()), inside
 
 # %% ../nbs/tools/grid.ipynb #46745ff7
+def batch_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, T + 1) as a model reads them.
+    Returns:
+        inputs and targets, int64 (n, T)"""
+    return rows[:, :-1].clamp(min=0), rows[:, 1:]
+
+
 def advance(model: GPT, optimizer: torch.optim.Optimizer, rows: Tensor, steps: range, end: int):
     "Some steps of a run that ends after `end` steps."
     for step in steps:
         factor = wsd_lr(step, 1.0, 0, end, 0.0, DECAY)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        batch = rows[step * BATCH : (step + 1) * BATCH]
-        train_step(model, optimizer, [(batch[:, :-1].clamp(min=0), batch[:, 1:])])
+        train_step(model, optimizer, [batch_of(rows[step * BATCH : (step + 1) * BATCH])])
 
 
 def train_budgets(
@@ -207,7 +214,12 @@ def read_runs(path: str | Path) -> list[Run]:
 TEXTS: dict[str, Callable[[int, int], Text]] = {"tales": tales_text, "shakespeare": shakespeare_text}
 
 
-def run_grid(path: str | Path, plan: list[Trunk], texts=TEXTS, progress: bool = True) -> list[Run]:
+def run_grid(
+    path: str | Path,
+    plan: list[Trunk],
+    texts: dict[str, Callable[[int, int], Text]] = TEXTS,
+    progress: bool = True,
+) -> list[Run]:
     """Train what the file does not have yet, and append each run when it is done. Everything else stays.
     Args:
         texts: for each corpus of the plan, a function of a number of rows and a seed"""
@@ -226,7 +238,7 @@ def run_grid(path: str | Path, plan: list[Trunk], texts=TEXTS, progress: bool = 
         rate = times * rate_for(width)
         start, models = time.perf_counter(), train_budgets(config, text.train, missing, rate, seed)
         for rows, model in zip(missing, models):
-            measured = evaluate(model, [(b[:, :-1].clamp(min=0), b[:, 1:]) for b in text.held_out.split(100)])
+            measured = evaluate(model, [batch_of(part) for part in text.held_out.split(100)])
             seconds, (params, inside) = time.perf_counter() - start, sizes(config)
             run = Run(
                 corpus=corpus, width=width, params=params, inside=inside, flops=flops_per_token(config), rows=rows,
